@@ -1,0 +1,1 @@
+"""Text, pictures and speech to codes and back, equal to the published tokenizers."""
