@@ -1,0 +1,79 @@
+"""`omni-diffusion show`: one sample, as a person reads it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from omni_diffusion.corpus.sample import Sample
+
+
+def command(
+    corpus: str = typer.Argument(help="Folder or URL of a token corpus."),
+    key: str = typer.Argument(help="Key of the sample."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Print record, spans and lengths of one sample; its bytes are checked on the way."""
+    from omni_diffusion.corpus.corpus import Corpus
+
+    sample = Corpus(corpus).get(key)
+    if as_json:
+        typer.echo(json.dumps(_describe(sample), indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    Console().print(_spans_table(sample))
+    typer.echo(_record_text(sample))
+
+
+def _describe(sample: Sample) -> dict[str, Any]:
+    return {
+        "key": sample.key,
+        "record": sample.record.to_dict(),
+        "lengths": {name: len(stream) for name, stream in sample.streams.items()},
+        "supervised_len": sample.supervised_length,
+        "spans": _spans(sample),
+    }
+
+
+def _spans(sample: Sample) -> list[dict[str, Any]]:
+    from omni_diffusion.corpus.record import ROLES
+    from omni_diffusion.corpus.sample import STREAMS
+
+    return [
+        {
+            "message": int(span["message"]),
+            "role": ROLES[span["role"]],
+            "stream": STREAMS[span["stream"]].name,
+            "start": int(span["start"]),
+            "length": int(span["length"]),
+            "height": int(span["height"]),
+        }
+        for span in sample.spans
+    ]
+
+
+def _spans_table(sample: Sample) -> Any:
+    from rich.table import Table
+
+    columns = ("message", "role", "stream", "start", "length", "grid", "first ids")
+    table = Table(*columns, title=f"{sample.key}: spans", title_justify="left")
+    for span in _spans(sample):
+        ids = sample.streams[span["stream"]][span["start"] :][: min(span["length"], 6)]
+        more = " …" if span["length"] > 6 else ""
+        grid = f"{span['height']}×{span['length'] // span['height']}" if span["height"] else ""
+        first = "" if ids.ndim > 1 else " ".join(map(str, ids.tolist())) + more
+        cells = [span[name] for name in columns[:5]]
+        table.add_row(*map(str, cells), grid, first)
+    return table
+
+
+def _record_text(sample: Sample) -> str:
+    record = sample.record.to_dict()
+    lines = [f"{message['role']:>9} | {message['content']}" for message in record.pop("messages")]
+    lines += [f"{name:>9} : {value}" for name, value in record.items()]
+    lengths = ", ".join(f"{name} {len(stream)}" for name, stream in sample.streams.items())
+    return "\n".join([*lines, f"  lengths : {lengths}; supervised {sample.supervised_length}"])

@@ -1,0 +1,6 @@
+"""The ground floor: what a sample is, and how shards of them are written, checked and read.
+
+Reading order: `record` (one conversation), `sample` (its tokens, byte by byte), `tar`, `shard`,
+`sidecar`, `index`, `corpus` (the whole folder), `stream` (batches of it), `verify`.
+Neither torch nor ray is imported here.
+"""

@@ -1,0 +1,83 @@
+"""Remote shards kept on the local disk, up to a size, least recently used first out.
+
+The cache owns one folder of its own inside the folder it is given and touches nothing else: not
+the shards of a local corpus, not files that somebody put beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.errors import StorageError
+
+FOLDER = "omni-diffusion-shards"
+
+
+class ShardCache:
+    """Local copies of remote files. Safe for several threads and processes.
+
+    Args:
+        folder: where copies may be kept; a sub-folder `omni-diffusion-shards` is made in it.
+        limit_bytes: size that the copies may take together. One file that is larger than the
+            limit is still kept until the next one comes.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], limit_bytes: int) -> None:
+        self.folder = Path(folder) / FOLDER
+        self.limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+
+    def fetch(self, storage: Storage, name: str) -> Path:
+        """Local path of a remote file, downloaded where it is not there yet.
+
+        The copy's name says URL and size, so a shard that was replaced by another of a different
+        size is fetched again; the CRC of each record finds the rest.
+
+        Raises:
+            StorageError: there is no such file, or the store or the disk refused.
+        """
+        size = storage.size(name)
+        if size is None:
+            raise StorageError(storage.path(name), "there is no such file")
+        digest = hashlib.sha256(f"{storage.path(name)}|{size}".encode()).hexdigest()[:32]
+        path = self.folder / f"{digest}.shard"
+        with self._lock:
+            try:
+                os.utime(path)  # its modification time says when it was last used
+                return path
+            except FileNotFoundError:
+                pass
+            self._make_room(size)
+            local = Storage(self.folder)
+            with local.temporary(path.name) as part:
+                storage.download(name, part)
+                local.publish(part, path.name, replace=True)
+            return path
+
+    def used_bytes(self) -> int:
+        """Size of all copies together."""
+        return sum(size for _, size, _ in self._copies())
+
+    def _copies(self) -> list[tuple[float, int, Path]]:
+        copies = []
+        for path in self.folder.glob("*.shard"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # another process has just dropped it
+                continue
+            copies.append((status.st_mtime, status.st_size, path))
+        return sorted(copies)
+
+    def _make_room(self, size: int) -> None:
+        copies = self._copies()
+        excess = sum(held for _, held, _ in copies) + size - self.limit_bytes
+        for _, held, path in copies:
+            if excess <= 0:
+                return
+            # A reader that has mapped the file keeps its bytes; only the name goes.
+            path.unlink(missing_ok=True)
+            excess -= held

@@ -1,0 +1,244 @@
+"""All sidecars in one Parquet file, `index.parquet`: what the loader and the audit read.
+
+Rows are ordered by (shard, offset). Compaction streams: it holds one row group at a time, never
+the whole corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from omni_diffusion.corpus.manifest import Manifest, write_manifest
+from omni_diffusion.corpus.sidecar import (
+    LENGTHS,
+    PARQUET_SETTINGS,
+    SCHEMA,
+    ShardInfo,
+    check_fingerprints,
+    check_rows,
+    open_parquet,
+    read_info,
+    read_table,
+    sidecar_name,
+    tar_name,
+)
+from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.errors import CorpusError
+
+INDEX = "index.parquet"
+ROW_GROUP = 122_880
+"""Rows of a row group: DuckDB's own unit, so that its threads can share the work."""
+
+_SIDECAR = re.compile(r"shards/(\d{5,})\.parquet")
+_TAR = re.compile(r"shards/(\d{5,})\.tar")
+
+
+def shard_numbers(storage: Storage, *, with_tar: bool = True) -> list[int]:
+    """Numbers of all shards that exist (have a sidecar), ascending.
+
+    Args:
+        storage: the corpus root.
+        with_tar: refuse a sidecar whose tar is gone.
+
+    Raises:
+        CorpusError: a sidecar without its tar.
+    """
+    numbers = _numbers_of(storage, _SIDECAR)
+    for number in set(numbers) - set(tar_numbers(storage)) if with_tar else ():
+        reason = f"missing, though {sidecar_name(number)} says that it is complete"
+        raise CorpusError(storage.path(tar_name(number)), reason)
+    return numbers
+
+
+def tar_numbers(storage: Storage) -> list[int]:
+    """Numbers of all tars, with or without a sidecar, ascending."""
+    return _numbers_of(storage, _TAR)
+
+
+def _numbers_of(storage: Storage, pattern: re.Pattern[str]) -> list[int]:
+    names = (entry.name for entry in storage.list("shards"))
+    return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
+
+
+def compact(
+    storage: Storage,
+    *,
+    recipe_digest: str = "",
+    on_shard: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Write `index.parquet` and `corpus.json` from the sidecars.
+
+    Args:
+        storage: the corpus root.
+        recipe_digest: written into the manifest.
+        on_shard: called with (shards done, shards in all), for a progress bar.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        CorpusError: a damaged sidecar, or one key in two shards.
+        FingerprintError: shards that were made with different tokenizers.
+    """
+    numbers = shard_numbers(storage)
+    infos: list[ShardInfo] = []
+    totals: Counter[str] = Counter()
+    keys = KeySet()
+
+    def checked() -> Iterator[pa.Table]:
+        for number in numbers:
+            path = storage.path(sidecar_name(number))
+            info, table = read_info(storage, number), read_table(storage, sidecar_name(number))
+            check_rows(table, info, path)
+            if infos:
+                first = storage.path(sidecar_name(infos[0].number))
+                check_fingerprints(infos[0].fingerprints, info.fingerprints, first, path)
+            keys.add(table["key"].to_pylist(), number)
+            totals.update({name: _total(table[name]) for name in LENGTHS})
+            infos.append(info)
+            yield table
+            if on_shard:
+                on_shard(len(infos), len(numbers))
+
+    with storage.temporary(INDEX) as path:
+        write_row_groups(checked(), path)
+        if twice := keys.duplicate(storage):
+            raise CorpusError(storage.root, twice)
+        storage.publish(path, INDEX, replace=True)
+    manifest = Manifest(
+        fingerprints=dict(infos[0].fingerprints) if infos else {},
+        recipe_digest=recipe_digest,
+        shards=len(infos),
+        rows=sum(info.rows for info in infos),
+        rejects=sum(info.rejects for info in infos),
+        lengths={name: totals[name] for name in LENGTHS},
+        digest=corpus_digest(infos),
+    )
+    write_manifest(storage, manifest)
+    return manifest
+
+
+def write_row_groups(tables: Iterator[pa.Table], path: Any) -> None:
+    """Write tables one after another as row groups of `ROW_GROUP` rows."""
+    with pq.ParquetWriter(path, SCHEMA, **PARQUET_SETTINGS) as writer:
+        waiting: list[pa.Table] = []
+        rows = 0
+        for table in tables:
+            waiting.append(table.replace_schema_metadata(None))
+            rows += table.num_rows
+            while rows >= ROW_GROUP:
+                joined = pa.concat_tables(waiting)
+                writer.write_table(joined.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
+                waiting, rows = [joined.slice(ROW_GROUP)], rows - ROW_GROUP
+        if rows:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
+
+
+def corpus_digest(infos: Sequence[ShardInfo]) -> str:
+    """SHA-256 over `number digest` lines of all shards, in order."""
+    lines = "".join(f"{info.number} {info.digest}\n" for info in infos)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+class KeySet:
+    """Finds a key that stands in two shards, at 12 bytes a key."""
+
+    def __init__(self) -> None:
+        self._hashes: list[np.ndarray[Any, np.dtype[np.uint64]]] = []
+        self._shards: list[tuple[int, int]] = []
+
+    def add(self, keys: list[str], shard: int) -> None:
+        """Note the keys of one shard."""
+        hashes = np.fromiter(
+            (xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys)
+        )
+        self._hashes.append(hashes)
+        self._shards.append((shard, len(keys)))
+
+    def duplicate(self, storage: Storage) -> str | None:
+        """One key that stands twice and where, or None."""
+        if not self._hashes:
+            return None
+        hashes = np.concatenate(self._hashes)
+        order = np.argsort(hashes, kind="stable")
+        same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+        owner = np.repeat(*np.array(self._shards).reshape(-1, 2).T)
+        for at in same.tolist():
+            shards = sorted({int(owner[order[at]]), int(owner[order[at + 1]])})
+            lists = [read_table(storage, sidecar_name(n), ["key"])["key"] for n in shards]
+            seen = Counter(key for keys in lists for key in keys.to_pylist())
+            if twice := [key for key, count in seen.items() if count > 1]:
+                return f"key {twice[0]!r} stands twice, in shards {shards}"
+        return None
+
+
+class Index:
+    """The columns that reading needs, in memory, and the others when asked.
+
+    Attributes:
+        shard: int32 [rows].
+        offset: int64 [rows], of the payload in its tar.
+        size: int32 [rows].
+        crc: uint32 [rows].
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        """Read `index.parquet`.
+
+        Raises:
+            CorpusError: absent, damaged, or of another schema.
+        """
+        self._storage = storage
+        with open_parquet(storage, INDEX) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                raise CorpusError(storage.path(INDEX), "has other columns; rebuild it")
+        place = read_table(storage, INDEX, ["shard", "offset", "size", "crc"])
+        self.shard, self.offset, self.size, self.crc = (
+            place[name].to_numpy() for name in ("shard", "offset", "size", "crc")
+        )
+        self._columns: dict[str, pa.ChunkedArray] = {}
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Any column of `sidecar.SCHEMA`, read once."""
+        if name not in self._columns:
+            self._columns[name] = read_table(self._storage, INDEX, [name])[name].combine_chunks()
+        return self._columns[name]
+
+    def keys(self, rows: np.ndarray[Any, Any]) -> list[str]:
+        """Keys of some rows."""
+        keys: list[str] = self.column("key").take(pa.array(rows)).to_pylist()
+        return keys
+
+    def find(self, key: str) -> int:
+        """Row of a key.
+
+        Raises:
+            KeyError: no sample has this key.
+        """
+        import pyarrow.compute as pc
+
+        row = int(pc.index(self.column("key"), key).as_py())
+        if row < 0:
+            raise KeyError(key)
+        return row
+
+
+def lengths_of(table: pa.Table) -> Mapping[str, int]:
+    """Sum of every length column."""
+    return {name: _total(table[name]) for name in LENGTHS}
+
+
+def _total(column: pa.ChunkedArray) -> int:
+    return int(column.to_numpy().sum(dtype=np.int64)) if len(column) else 0

@@ -1,0 +1,69 @@
+"""`corpus.json`: what a corpus is made of, in one file that a person can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+
+from omni_diffusion.corpus.sidecar import FORMAT_VERSION
+from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.errors import CorpusError
+
+MANIFEST = "corpus.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """The corpus as a whole. Everything in it follows from the shards and the recipe.
+
+    Attributes:
+        format_version: of shards, sidecars, index and this file.
+        fingerprints: what made the tokens: `vocabulary`, `text`, `image`, `speech`, ...
+        recipe_digest: SHA-256 of the effective recipe, or empty.
+        shards: how many there are.
+        rows: how many samples.
+        rejects: how many records could not be used; records in = `rows` + `rejects`.
+        lengths: rows of every stream in all samples together (`text_len`, ...).
+        digest: SHA-256 over the numbers and digests of all shards, in order.
+    """
+
+    format_version: int = FORMAT_VERSION
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    recipe_digest: str = ""
+    shards: int = 0
+    rows: int = 0
+    rejects: int = 0
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    digest: str = ""
+
+
+def write_manifest(storage: Storage, manifest: Manifest) -> None:
+    """Publish `corpus.json`, replacing an older one."""
+    text = json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n"
+    storage.publish_bytes(text.encode(), MANIFEST, replace=True)
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    """Read `corpus.json`.
+
+    Raises:
+        CorpusError: there is none, it is damaged, or of another format version.
+    """
+    path = storage.path(MANIFEST)
+    if storage.size(MANIFEST) is None:
+        reason = "there is no corpus here, or its job has not finished (no corpus.json)"
+        raise CorpusError(storage.root, reason)
+    try:
+        value = json.loads(storage.read(MANIFEST))
+        version = value["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorpusError(path, f"damaged: {error}") from None
+    if version != FORMAT_VERSION:
+        reason = f"format version {version!r}, this program reads {FORMAT_VERSION}"
+        raise CorpusError(path, reason)
+    known = {f.name for f in fields(Manifest)}
+    if set(value) != known:
+        reason = f"damaged: keys {sorted(value)}, expected {sorted(known)}"
+        raise CorpusError(path, reason)
+    return Manifest(**value)

@@ -1,0 +1,217 @@
+"""One shard: a tar of samples, its sidecar and its rejects, written whole or not at all.
+
+The order of publication is rejects, tar, sidecar. A writer that dies before the last step leaves
+no shard; the one that repeats its work finds its own earlier files, sees that they are the same
+bytes, and goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from omni_diffusion.corpus import tar
+from omni_diffusion.corpus.record import check_key
+from omni_diffusion.corpus.rejects import Reject, encode_rejects, rejects_name
+from omni_diffusion.corpus.sample import (
+    EXTENSION,
+    Sample,
+    decode_sample,
+    encode_sample,
+    span_fault,
+)
+from omni_diffusion.corpus.sidecar import (
+    ShardInfo,
+    encode_sidecar,
+    row_of,
+    sidecar_name,
+    tar_name,
+)
+from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.errors import CorpusError, OmniError, RecordError
+
+
+class ShardWriter:
+    """Context manager that collects samples and publishes the shard when its block ends well.
+
+        with ShardWriter(storage, 3, fingerprints={"text": "..."}) as shard:
+            shard.add(sample)
+            shard.reject(Reject(key="b", stage="decode", reason="truncated JPEG"))
+
+    Args:
+        storage: the corpus root.
+        number: the shard's number.
+        fingerprints: what makes the tokens; written into the sidecar.
+    """
+
+    def __init__(self, storage: Storage, number: int, fingerprints: Mapping[str, str]) -> None:
+        self._storage, self._number = storage, number
+        self._fingerprints = dict(sorted(fingerprints.items()))
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._rejects: list[Reject] = []
+        self._digest = hashlib.sha256()
+        self._at = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> ShardWriter:
+        name = tar_name(self._number)
+        self._path: Path = self._stack.enter_context(self._storage.temporary(name))
+        self._file: IO[bytes] = self._stack.enter_context(self._path.open("wb"))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._commit()
+        except BaseException as fault:
+            if not self._stack.__exit__(type(fault), fault, fault.__traceback__):
+                raise
+        else:
+            self._stack.__exit__(kind, error, trace)
+
+    def add(self, sample: Sample) -> None:
+        """Append one sample.
+
+        Raises:
+            RecordError: the key is not usable, or stands in this shard already.
+            CorpusError: the sample is larger than 2 GiB.
+        """
+        check_key(sample.key)
+        if sample.key in self._rows:
+            raise RecordError(sample.key, "key", f"stands twice in shard {self._number}")
+        data = encode_sample(sample)
+        if len(data) > 2**31 - 1:
+            raise CorpusError(sample.key, f"a sample of {len(data)} bytes, the limit is 2 GiB")
+        self._write(tar.member_header(f"{sample.key}.{EXTENSION}", len(data)))
+        self._rows[sample.key] = row_of(sample, self._number, self._at, data)
+        self._write(data + tar.padding(len(data)))
+
+    def reject(self, reject: Reject) -> None:
+        """Account for a record that is not in the shard."""
+        self._rejects.append(reject)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._at += len(data)
+
+    def _commit(self) -> None:
+        self._write(tar.END)
+        self._file.close()
+        if self._rejects:
+            data = encode_rejects(self._rejects)
+            self._storage.publish_bytes(data, rejects_name(self._number))
+        self._storage.publish(self._path, tar_name(self._number))
+        info = ShardInfo(
+            number=self._number,
+            digest=self._digest.hexdigest(),
+            size=self._at,
+            rows=len(self._rows),
+            rejects=len(self._rejects),
+            fingerprints=self._fingerprints,
+        )
+        sidecar = encode_sidecar(list(self._rows.values()), info)
+        self._storage.publish_bytes(sidecar, sidecar_name(self._number))
+
+
+def write_shard(
+    storage: Storage,
+    number: int,
+    samples: Iterable[Sample],
+    fingerprints: Mapping[str, str],
+    rejects: Iterable[Reject] = (),
+) -> None:
+    """Write one whole shard; see `ShardWriter` for what can go wrong."""
+    with ShardWriter(storage, number, fingerprints) as shard:
+        for sample in samples:
+            shard.add(sample)
+        for reject in rejects:
+            shard.reject(reject)
+
+
+class ShardReader:
+    """Random access to the members of one tar on this machine, through a memory map.
+
+    Args:
+        path: a local tar.
+        name: what to call it in errors (the corpus's name for it), the path by default.
+
+    Raises:
+        CorpusError: it cannot be opened or is empty.
+    """
+
+    def __init__(self, path: str | Path, name: object = None) -> None:
+        self.name = str(name or path)
+        try:
+            with Path(path).open("rb") as file:
+                self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise CorpusError(self.name, "there is no such shard") from None
+        except ValueError:
+            raise CorpusError(self.name, "truncated: the file is empty") from None
+        except OSError as error:
+            raise CorpusError(self.name, f"cannot be opened: {error.strerror}") from error
+        self._view = memoryview(self.data)
+
+    def payload(self, offset: int, size: int) -> memoryview:
+        """The bytes of one member, unchecked: a view of the map, not a copy.
+
+        Raises:
+            CorpusError: the place lies outside the tar.
+        """
+        data = self._view[offset : offset + size]
+        check_place(data, offset, size, self.name)
+        return data
+
+    def members(self) -> Iterable[tar.Member]:
+        """All members, walked and checked header by header."""
+        return tar.walk(self.data, self.name)
+
+
+def check_place(data: bytes | memoryview, offset: int, size: int, path: object) -> None:
+    """Refuse a read that came back short.
+
+    Raises:
+        CorpusError: the file ends before the member does.
+    """
+    if len(data) != size or offset < 0:
+        raise CorpusError(path, f"truncated: no {size} bytes at {offset}")
+
+
+def rescan(
+    reader: ShardReader, number: int, on_fault: Callable[[OmniError], None]
+) -> list[dict[str, Any]]:
+    """Make the sidecar rows of a tar again from its bytes alone.
+
+    Args:
+        reader: the tar.
+        number: the shard's number.
+        on_fault: called for each member that cannot be read; raise in it to stop at the first.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for member in reader.members():
+        data = memoryview(reader.data)[member.offset : member.offset + member.size]
+        key, dot, extension = member.name.partition(".")
+        try:
+            check_key(key)
+            if not dot or extension != EXTENSION:
+                raise CorpusError(reader.name, f"member {member.name!r} is not KEY.{EXTENSION}")
+            if key in rows:
+                raise CorpusError(reader.name, f"key {key!r} stands twice")
+            sample = decode_sample(key, data, reader.name)
+            if fault := span_fault(sample):
+                raise CorpusError(reader.name, f"member {member.name}: {fault}")
+            rows[key] = row_of(sample, number, member.offset, data)
+        except OmniError as error:
+            on_fault(error)
+    return list(rows.values())

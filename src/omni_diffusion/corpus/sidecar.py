@@ -1,0 +1,258 @@
+"""The Parquet row that stands for a sample, and the file of them beside each shard.
+
+Every column is a pure function of the member's bytes and place, so sidecars can be made again from
+the tars, byte for byte. A shard exists exactly when its sidecar does: it is published last.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from omni_diffusion.corpus.sample import STREAMS, Sample, content_hash, stored_crc
+from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.errors import CorpusError, FingerprintError
+
+FORMAT_VERSION = 1
+
+QUALITY = (
+    "duration_s",
+    "wer",
+    "cer",
+    "words_per_s",
+    "peak",
+    "rms_dbfs",
+    "silence_s",
+    "clip_score",
+)
+"""Measured values of `record.quality` that become columns; others stay in the record."""
+
+PROVENANCE = ("origin", "voice", "tts_engine")
+"""Entries of `record.provenance` that become columns."""
+
+LENGTHS = tuple(f"{kind.name}_len" for kind in STREAMS)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int32(), nullable=False),
+        pa.field("crc", pa.uint32(), nullable=False),
+        pa.field("content_hash", pa.uint64(), nullable=False),
+        *(pa.field(name, pa.int32(), nullable=False) for name in LENGTHS),
+        pa.field("n_spans", pa.int32(), nullable=False),
+        pa.field("supervised_len", pa.int32(), nullable=False),
+        *(pa.field(name, pa.string()) for name in ("task", "source", "language", "license")),
+        *(pa.field(name, pa.string()) for name in PROVENANCE),
+        *(pa.field(name, pa.float32()) for name in QUALITY),
+    ]
+)
+"""`offset` and `size` are of the member's payload in its tar; `crc` is the CRC-32 it carries."""
+
+_META = b"omni_diffusion"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardInfo:
+    """What a sidecar says of its whole shard.
+
+    Attributes:
+        number: the shard's number, the same as its input partition's.
+        digest: SHA-256 of the tar, in hex.
+        size: bytes of the tar.
+        rows: samples in it.
+        rejects: records of the partition that could not be used.
+        fingerprints: what made the tokens: `vocabulary`, `text`, `image`, `speech`, ...
+        format_version: of shard and sidecar.
+    """
+
+    number: int
+    digest: str
+    size: int
+    rows: int
+    rejects: int
+    fingerprints: Mapping[str, str]
+    format_version: int = FORMAT_VERSION
+
+
+def tar_name(number: int) -> str:
+    """Name of a shard's tar below the corpus root."""
+    return f"shards/{number:05d}.tar"
+
+
+def sidecar_name(number: int) -> str:
+    """Name of a shard's sidecar below the corpus root."""
+    return f"shards/{number:05d}.parquet"
+
+
+def row_of(sample: Sample, shard: int, offset: int, data: bytes | memoryview) -> dict[str, Any]:
+    """The sidecar row of one sample (see `SCHEMA`).
+
+    Args:
+        sample: the sample.
+        shard: its shard's number.
+        offset: where its payload starts in the tar.
+        data: its payload.
+    """
+    record = sample.record
+    row = {"key": sample.key, "shard": shard, "offset": offset, "size": len(data)}
+    row |= {"crc": stored_crc(data), "content_hash": content_hash(data)}
+    row |= {f"{kind.name}_len": sample.stream_length(kind.name) for kind in STREAMS}
+    row |= {"n_spans": len(sample.spans), "supervised_len": sample.supervised_length}
+    row |= {n: getattr(record, n) or None for n in ("task", "source", "language", "license")}
+    row |= {name: record.provenance.get(name) for name in PROVENANCE}
+    return row | {name: record.quality.get(name) for name in QUALITY}
+
+
+def encode_sidecar(rows: Sequence[Mapping[str, Any]], info: ShardInfo) -> bytes:
+    """The sidecar file: a pure function of rows and info (for one version of pyarrow)."""
+    columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
+    table = pa.table(columns, schema=SCHEMA)
+    table = table.replace_schema_metadata({_META: json.dumps(asdict(info), sort_keys=True)})
+    sink = io.BytesIO()
+    write_parquet(table, sink)
+    return sink.getvalue()
+
+
+def write_parquet(table: pa.Table, sink: Any) -> None:
+    """Write a small table with the settings that all our Parquet files share."""
+    pq.write_table(table, sink, **PARQUET_SETTINGS)
+
+
+PARQUET_SETTINGS: dict[str, Any] = {
+    "compression": "zstd",
+    # Keys and hashes do not repeat: a dictionary of them would only be thrown away.
+    "use_dictionary": ["task", "source", "language", "license", "voice", "tts_engine"],
+    "column_encoding": {
+        "key": "DELTA_BYTE_ARRAY",
+        "offset": "DELTA_BINARY_PACKED",
+        "shard": "DELTA_BINARY_PACKED",
+    },
+    "write_page_checksum": True,
+}
+
+
+def open_parquet(storage: Storage, name: str) -> pq.ParquetFile:
+    """Open a Parquet file of a corpus, checking page checksums as it is read.
+
+    Raises:
+        CorpusError: it is absent or not Parquet.
+    """
+    if storage.is_local:
+        if storage.size(name) is None:
+            raise CorpusError(storage.path(name), "there is no such file")
+        source: Any = storage.path(name)
+    else:
+        source = pa.BufferReader(storage.read(name))
+    try:
+        return pq.ParquetFile(source, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise CorpusError(storage.path(name), f"not a readable Parquet file: {error}") from None
+
+
+def read_table(storage: Storage, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows of one Parquet file of a corpus.
+
+    Raises:
+        CorpusError: it is absent or damaged.
+    """
+    with open_parquet(storage, name) as file:
+        try:
+            return file.read(columns=None if columns is None else list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise CorpusError(storage.path(name), f"damaged: {error}") from None
+
+
+def read_info(storage: Storage, number: int) -> ShardInfo:
+    """The shard-wide facts of a sidecar, without reading its rows.
+
+    Raises:
+        CorpusError: absent, damaged, of another format version, or of another shard.
+    """
+    name = sidecar_name(number)
+    with open_parquet(storage, name) as file:
+        metadata = file.schema_arrow.metadata or {}
+        if not file.schema_arrow.equals(SCHEMA):
+            raise CorpusError(storage.path(name), _schema_fault(file.schema_arrow))
+        rows = file.metadata.num_rows
+    try:
+        info = ShardInfo(**json.loads(metadata[_META]))
+    except (KeyError, TypeError, ValueError):
+        raise CorpusError(storage.path(name), "holds no shard information") from None
+    if info.format_version != FORMAT_VERSION:
+        reason = f"format version {info.format_version}, this program reads {FORMAT_VERSION}"
+        raise CorpusError(storage.path(name), reason)
+    if info.number != number:
+        raise CorpusError(storage.path(name), f"is the sidecar of shard {info.number}")
+    if info.rows != rows:
+        raise CorpusError(storage.path(name), f"says {info.rows} rows and holds {rows}")
+    return info
+
+
+def check_rows(table: pa.Table, info: ShardInfo, path: object) -> None:
+    """Refuse sidecar rows that no writer makes.
+
+    Raises:
+        CorpusError: negative or missing numbers, NaN, members that overlap or leave the tar, rows
+            of another shard.
+    """
+    for field in SCHEMA:
+        column = table[field.name]
+        if not field.nullable and column.null_count:
+            raise CorpusError(path, f"column {field.name} has {column.null_count} missing values")
+        values = _numbers(column)
+        if pa.types.is_signed_integer(field.type) and len(values) and values.min() < 0:
+            raise CorpusError(path, f"column {field.name} holds {values.min()}")
+        if pa.types.is_floating(field.type) and not np.isfinite(values).all():
+            raise CorpusError(path, f"column {field.name} holds a value that is not finite")
+    shards = np.unique(_numbers(table["shard"]))
+    if len(shards) and shards.tolist() != [info.number]:
+        raise CorpusError(path, f"holds rows of shards {shards.tolist()}, is of {info.number}")
+    offset, size = (_numbers(table[name]).astype(np.int64) for name in ("offset", "size"))
+    if (offset[1:] < offset[:-1] + size[:-1]).any():
+        row = int(np.argmax(offset[1:] < offset[:-1] + size[:-1]))
+        raise CorpusError(path, f"members of rows {row} and {row + 1} overlap")
+    if len(offset) and offset[-1] + size[-1] > info.size:
+        raise CorpusError(path, f"the last member ends after the tar's {info.size} bytes")
+
+
+def check_fingerprints(
+    one: Mapping[str, str], other: Mapping[str, str], one_path: object, other_path: object
+) -> None:
+    """Refuse to treat tokens of different tokenizers as one corpus.
+
+    Raises:
+        FingerprintError: shows both values of the first difference, side by side.
+    """
+    for name in sorted({*one, *other}):
+        if one.get(name) != other.get(name):
+            reason = (
+                f"made with {name} {other.get(name, '(none)')}, "
+                f"but {one_path} with {one.get(name, '(none)')}"
+            )
+            raise FingerprintError(other_path, reason)
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    """A column's values without its nulls, as numpy (empty for text)."""
+    if pa.types.is_string(column.type):
+        return np.empty(0, np.int64)
+    values: np.ndarray[Any, Any] = column.drop_null().to_numpy()
+    return values
+
+
+def _schema_fault(found: pa.Schema) -> str:
+    missing = [n for n in SCHEMA.names if n not in found.names]
+    extra = [n for n in found.names if n not in SCHEMA.names]
+    other = [
+        n for n in SCHEMA.names if n in found.names and found.field(n).type != SCHEMA.field(n).type
+    ]
+    return f"columns differ: missing {missing}, unknown {extra}, of another type {other}"

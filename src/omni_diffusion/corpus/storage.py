@@ -1,0 +1,269 @@
+"""Folders and object stores behind six verbs: list, size, read, open, publish, remove.
+
+Local paths use the operating system; any other URL (`s3://`, `gs://`, `hf://`, `memory://`) uses
+fsspec. A file appears whole or not at all:
+
+* locally it is written under a temporary name beside its target, synced, and linked into place;
+* remotely it is built in a local temporary file and sent as one object, which stores show only
+  once it is complete (an interrupted multi-part upload stays invisible).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from omni_diffusion.errors import OmniError, ShardConflictError, StorageError
+
+TEMPORARY = ".tmp-"
+"""Files whose names begin so are being written, or were left by a writer that was killed."""
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One listed file: its name relative to the root, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+class Storage:
+    """Everything below one folder or URL prefix. Names are relative and use `/`.
+
+    Args:
+        root: a local path or a URL that fsspec knows.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.fspath(root).rstrip("/") or "/"
+        if self.root.startswith("file://"):
+            self.root = self.root.removeprefix("file://")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the operating system can open the files directly."""
+        return "://" not in self.root
+
+    def path(self, name: str = "") -> str:
+        """Full path or URL of a file."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def list(self, folder: str = "") -> list[Entry]:
+        """Files below `folder`, at any depth, sorted by name; [] where it does not exist.
+
+        Raises:
+            StorageError: the store refused.
+        """
+        with self._named(folder):
+            return sorted(self._walk(folder), key=lambda entry: entry.name)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of one file, or None where there is none.
+
+        Raises:
+            StorageError: the store refused.
+        """
+        with self._named(name):
+            try:
+                if self.is_local:
+                    return Path(self.path(name)).stat().st_size
+                return int(self._remote.info(self.path(name))["size"])
+            except FileNotFoundError:
+                return None
+
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Bytes `start` to `end` of a file (the whole file by default).
+
+        Raises:
+            StorageError: there is no such file, or the store refused.
+        """
+        with self._named(name):
+            if not self.is_local:
+                data: bytes = self._remote.cat_file(self.path(name), start=start, end=end)
+                return data
+            with Path(self.path(name)).open("rb") as file:
+                file.seek(start or 0)
+                return file.read(-1 if end is None else end - (start or 0))
+
+    def open(self, name: str) -> IO[bytes]:
+        """A seekable binary file for reading.
+
+        Raises:
+            StorageError: there is no such file, or the store refused.
+        """
+        with self._named(name):
+            if self.is_local:
+                return Path(self.path(name)).open("rb")
+            file: IO[bytes] = self._remote.open(self.path(name), "rb")
+            return file
+
+    @contextmanager
+    def temporary(self, name: str) -> Iterator[Path]:
+        """A local path to write `name` to before it is published; removed afterwards.
+
+        For local roots it lies beside the target, so that publishing it is one atomic step.
+
+        Raises:
+            StorageError: names the target, for any failure to write in the block.
+        """
+        with self._named(name):
+            folder = Path(self.path(name)).parent if self.is_local else None
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+            scratch = folder or Path(tempfile.gettempdir())
+            path = scratch / f"{TEMPORARY}{Path(name).name}-{uuid.uuid4().hex}"
+            try:
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
+
+    def publish(self, path: Path, name: str, *, replace: bool = False) -> None:
+        """Make a finished local file appear as `name`, whole.
+
+        Args:
+            path: a file made in `temporary(name)`.
+            name: where it shall be.
+            replace: take the place of an older file. Otherwise an existing file is kept: that is
+                success where its bytes are the same, and a conflict where they are not.
+
+        Raises:
+            ShardConflictError: another file of that name holds other bytes.
+            StorageError: the store refused; nothing has appeared.
+        """
+        with self._named(name):
+            if not self.is_local:
+                self._put(path, name, replace=replace)
+                return
+            target = Path(self.path(name))
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            if replace:
+                path.replace(target)
+            else:
+                self._link(path, target, name)
+            _sync_folder(target.parent)
+
+    def publish_bytes(self, data: bytes, name: str, *, replace: bool = False) -> None:
+        """`publish` of bytes that are at hand."""
+        with self.temporary(name) as path:
+            path.write_bytes(data)
+            self.publish(path, name, replace=replace)
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy a file to a local path.
+
+        Raises:
+            StorageError: there is no such file, or the store refused.
+        """
+        with self._named(name), self.open(name) as source, path.open("wb") as target:
+            while chunk := source.read(_CHUNK):
+                target.write(chunk)
+
+    def remove(self, name: str) -> None:
+        """Delete one file; no error where there is none.
+
+        Raises:
+            StorageError: the store refused.
+        """
+        with self._named(name):
+            if self.is_local:
+                Path(self.path(name)).unlink(missing_ok=True)
+            elif self._remote.exists(self.path(name)):
+                self._remote.rm_file(self.path(name))
+
+    @cached_property
+    def _remote(self) -> Any:
+        import fsspec
+
+        # Listings must show what other writers have just published.
+        return fsspec.url_to_fs(self.root, use_listings_cache=False)[0]
+
+    def _walk(self, folder: str) -> Iterator[Entry]:
+        if not self.is_local:
+            root = self._remote._strip_protocol(self.root)
+            for path, info in self._remote.find(self.path(folder), detail=True).items():
+                yield Entry(path[len(root) :].lstrip("/"), int(info["size"]))
+            return
+        root = Path(self.root)
+        for path in (root / folder).rglob("*"):
+            if path.is_file():
+                yield Entry(path.relative_to(root).as_posix(), path.stat().st_size)
+
+    def _link(self, path: Path, target: Path, name: str) -> None:
+        try:
+            os.link(path, target)
+        except FileExistsError:
+            self._check_same(path, name)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            # A file system without hard links (FAT, some network mounts): the check and the
+            # rename are two steps there, so only one writer may be at work.
+            if target.exists():
+                self._check_same(path, name)
+            else:
+                path.replace(target)
+
+    def _put(self, path: Path, name: str, *, replace: bool) -> None:
+        mode = "overwrite" if replace else "create"
+        try:
+            self._remote.put_file(str(path), self.path(name), mode=mode)
+        except FileExistsError:
+            self._check_same(path, name)
+
+    def _check_same(self, path: Path, name: str) -> None:
+        with path.open("rb") as ours, self.open(name) as theirs:
+            while True:
+                chunk = ours.read(_CHUNK)
+                if chunk != theirs.read(_CHUNK):
+                    raise ShardConflictError(
+                        self.path(name),
+                        "exists already with other bytes: another writer, or a run with another "
+                        "recipe or input, made it; write to an empty folder or remove it first",
+                    )
+                if not chunk:
+                    return
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        """Turn what the system or a store's client raises into an error that names the file."""
+        try:
+            yield
+        except OmniError:
+            raise
+        except FileNotFoundError:
+            raise StorageError(self.path(name), "there is no such file") from None
+        except OSError as error:
+            raise StorageError(self.path(name), _why(error)) from error
+        except Exception as error:
+            # Clients of object stores have exception families of their own.
+            if self.is_local:
+                raise
+            raise StorageError(self.path(name), _why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"{error}; install the extra for this kind of URL, e.g. omni-diffusion[s3]"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full"
+    return str(error) or type(error).__name__
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

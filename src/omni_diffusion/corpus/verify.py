@@ -1,0 +1,357 @@
+"""Walk a whole corpus and list everything that is not as it should be.
+
+Shards are checked in several processes: each is hashed, walked header by header, and every sidecar
+row is made again from the bytes and compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from omni_diffusion.corpus.index import (
+    INDEX,
+    KeySet,
+    compact,
+    corpus_digest,
+    lengths_of,
+    shard_numbers,
+    tar_numbers,
+)
+from omni_diffusion.corpus.manifest import read_manifest
+from omni_diffusion.corpus.rejects import read_rejects
+from omni_diffusion.corpus.shard import ShardReader, rescan
+from omni_diffusion.corpus.sidecar import (
+    LENGTHS,
+    SCHEMA,
+    ShardInfo,
+    check_fingerprints,
+    check_rows,
+    encode_sidecar,
+    open_parquet,
+    read_info,
+    read_table,
+    sidecar_name,
+    tar_name,
+)
+from omni_diffusion.corpus.storage import TEMPORARY, Storage
+from omni_diffusion.errors import CorpusError, OmniError
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong: which file, and what."""
+
+    path: str
+    reason: str
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What a walk found.
+
+    Attributes:
+        root: the corpus.
+        shards: how many were checked.
+        rows: samples in them.
+        rejects: records that were set aside.
+        problems: everything that is wrong; empty where all is well.
+        notes: what is not wrong but worth knowing, such as files of a killed writer.
+    """
+
+    root: str
+    shards: int = 0
+    rows: int = 0
+    rejects: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+
+    def add(self, error: OmniError) -> None:
+        """Note an error as a problem."""
+        path = error.path if isinstance(error, CorpusError) else self.root
+        reason = error.reason if isinstance(error, CorpusError) else str(error)
+        self.problems.append(Problem(path, reason))
+
+
+def verify(
+    root: str | os.PathLike[str], *, workers: int | None = None, on_shard: Progress | None = None
+) -> Report:
+    """Check digests, CRCs, index against tars, fingerprints, overlaps, keys and counts.
+
+    Args:
+        root: folder or URL of a corpus.
+        workers: processes; as many as there are cores by default.
+        on_shard: called with (shards done, shards in all).
+
+    Raises:
+        StorageError: the place cannot be listed at all.
+    """
+    storage = Storage(root)
+    report = Report(root=storage.root)
+    _note_leftovers(storage, report)
+    try:
+        numbers = shard_numbers(storage)
+    except CorpusError as error:
+        report.add(error)
+        tars = tar_numbers(storage)
+        numbers = [n for n in shard_numbers(storage, with_tar=False) if n in tars]
+    infos: dict[int, ShardInfo] = {}
+    for number, (info, problems) in _map_shards(storage, numbers, workers, on_shard):
+        report.problems += problems
+        if info:
+            infos[number] = info
+    ordered = [infos[number] for number in sorted(infos)]
+    report.shards, report.rows = len(numbers), sum(info.rows for info in ordered)
+    report.rejects = sum(info.rejects for info in ordered)
+    for check in (_check_fingerprints, _check_keys, _check_index, _check_manifest):
+        try:
+            check(storage, ordered, report)
+        except CorpusError as error:
+            report.add(error)
+    report.problems.sort(key=lambda problem: problem.path)
+    return report
+
+
+def rebuild_index(root: str | os.PathLike[str], on_shard: Progress | None = None) -> None:
+    """Make missing or unreadable sidecars again from the tars, then index and manifest.
+
+    A sidecar that can be read is kept; where it disagrees with its tar the tar is damaged, and
+    nothing is rebuilt on top of it.
+
+    Raises:
+        CorpusError: a tar is damaged, or nothing says with which tokenizers it was made.
+    """
+    storage = Storage(root)
+    numbers = tar_numbers(storage)
+    for number in numbers:
+        try:
+            info = read_info(storage, number)
+        except CorpusError:
+            _rebuild_sidecar(storage, number, numbers)
+            continue
+        found = check_shard(storage.root, number, info)[1]
+        if found:
+            raise CorpusError(found[0].path, f"{found[0].reason}; make this shard again")
+    try:
+        recipe_digest = read_manifest(storage).recipe_digest
+    except CorpusError:
+        recipe_digest = ""
+    compact(storage, recipe_digest=recipe_digest, on_shard=on_shard)
+
+
+def check_shard(
+    root: str, number: int, info: ShardInfo | None = None
+) -> tuple[ShardInfo | None, list[Problem]]:
+    """Check one shard against its sidecar and its rejects.
+
+    Returns:
+        What the sidecar says (None where it cannot be read), and what is wrong.
+    """
+    storage = Storage(root)
+    report = Report(root=storage.root)
+    try:
+        info = info or read_info(storage, number)
+        table = read_table(storage, sidecar_name(number))
+        check_rows(table, info, storage.path(sidecar_name(number)))
+        _check_rejects(storage, info)
+        with _local_tar(storage, number) as reader:
+            _check_tar(storage, info, table, reader, report)
+    except OmniError as error:
+        report.add(error)
+    return info, report.problems
+
+
+def _check_tar(
+    storage: Storage, info: ShardInfo, table: pa.Table, reader: ShardReader, report: Report
+) -> None:
+    digest, size = hashlib.sha256(reader.data).hexdigest(), len(reader.data)
+    if (digest, size) != (info.digest, info.size):
+        reason = f"SHA-256 {digest[:16]}… of {size} bytes, its sidecar says {info.digest[:16]}…"
+        report.problems.append(Problem(reader.name, f"{reason} of {info.size}"))
+    rows = rescan(reader, info.number, report.add)
+    again = pa.Table.from_pylist(rows, schema=SCHEMA)
+    if again.equals(table.replace_schema_metadata(None)):
+        return
+    path = storage.path(sidecar_name(info.number))
+    report.problems.append(Problem(path, _difference(table, again)))
+
+
+def _difference(sidecar: pa.Table, tar: pa.Table) -> str:
+    """The first thing in which a sidecar and its tar disagree."""
+    if sidecar.num_rows != tar.num_rows:
+        return f"has {sidecar.num_rows} rows, the tar {tar.num_rows} readable samples"
+    for row in range(tar.num_rows):
+        for name in SCHEMA.names:
+            ours, theirs = sidecar[name][row].as_py(), tar[name][row].as_py()
+            if ours != theirs:
+                key = sidecar["key"][row].as_py()
+                return f"row {row} ({key}): {name} is {ours!r}, the tar says {theirs!r}"
+    return "has other columns than the tar"
+
+
+def _rebuild_sidecar(storage: Storage, number: int, numbers: Sequence[int]) -> None:
+    def stop(error: OmniError) -> None:
+        raise error
+
+    with _local_tar(storage, number) as reader:
+        rows = rescan(reader, number, stop)
+        info = ShardInfo(
+            number=number,
+            digest=hashlib.sha256(reader.data).hexdigest(),
+            size=len(reader.data),
+            rows=len(rows),
+            rejects=len(read_rejects(storage, number)),
+            fingerprints=_known_fingerprints(storage, numbers),
+        )
+    name = sidecar_name(number)
+    storage.publish_bytes(encode_sidecar(rows, info), name, replace=True)
+
+
+def _known_fingerprints(storage: Storage, numbers: Sequence[int]) -> dict[str, str]:
+    try:
+        return dict(read_manifest(storage).fingerprints)
+    except CorpusError:
+        for number in numbers:
+            try:
+                return dict(read_info(storage, number).fingerprints)
+            except CorpusError:
+                continue
+    reason = "neither corpus.json nor any sidecar says with which tokenizers it was made"
+    raise CorpusError(storage.root, reason)
+
+
+def _note_leftovers(storage: Storage, report: Report) -> None:
+    for entry in storage.list():
+        if entry.name.rsplit("/", 1)[-1].startswith(TEMPORARY):
+            reason = "left by a writer that was killed; may be deleted when no job runs"
+            report.notes.append(Problem(storage.path(entry.name), reason))
+    finished = set(shard_numbers(storage, with_tar=False))
+    for number in sorted(set(tar_numbers(storage)) - finished):
+        reason = "has no sidecar: not part of the corpus (its writer did not finish)"
+        report.notes.append(Problem(storage.path(tar_name(number)), reason))
+
+
+def _check_rejects(storage: Storage, info: ShardInfo) -> None:
+    found = len(read_rejects(storage, info.number))
+    if found != info.rejects:
+        path = storage.path(f"rejects/{info.number:05d}.parquet")
+        raise CorpusError(path, f"holds {found} rejects, the sidecar says {info.rejects}")
+
+
+def _check_fingerprints(storage: Storage, infos: Sequence[ShardInfo], report: Report) -> None:
+    for info in infos[1:]:
+        paths = [storage.path(sidecar_name(i.number)) for i in (infos[0], info)]
+        try:
+            check_fingerprints(infos[0].fingerprints, info.fingerprints, *paths)
+        except CorpusError as error:
+            report.add(error)
+
+
+def _check_keys(storage: Storage, infos: Sequence[ShardInfo], report: Report) -> None:
+    keys = KeySet()
+    for info in infos:
+        keys.add(_keys(storage, info.number), info.number)
+    if twice := keys.duplicate(storage):
+        report.problems.append(Problem(storage.root, twice))
+
+
+def _keys(storage: Storage, number: int) -> list[str]:
+    keys: list[str] = read_table(storage, sidecar_name(number), ["key"])["key"].to_pylist()
+    return keys
+
+
+def _check_index(storage: Storage, infos: Sequence[ShardInfo], report: Report) -> None:
+    path = storage.path(INDEX)
+    with open_parquet(storage, INDEX) as file:
+        if not file.schema_arrow.equals(SCHEMA):
+            raise CorpusError(path, "has other columns than the sidecars")
+        if file.metadata.num_rows != sum(info.rows for info in infos):
+            reason = f"has {file.metadata.num_rows} rows, the sidecars {report.rows}"
+            raise CorpusError(path, f"{reason}; run verify --rebuild-index")
+        index = _Rows(file)
+        for info in infos:
+            sidecar = read_table(storage, sidecar_name(info.number))
+            if not index.take(info.rows).equals(sidecar.replace_schema_metadata(None)):
+                reason = f"rows of shard {info.number} differ from its sidecar"
+                raise CorpusError(path, f"{reason}; run verify --rebuild-index")
+
+
+class _Rows:
+    """Takes consecutive rows from a Parquet file, one row group in memory at a time."""
+
+    def __init__(self, file: pq.ParquetFile) -> None:
+        self._groups: Iterator[int] = iter(range(file.num_row_groups))
+        self._file, self._rest = file, SCHEMA.empty_table()
+
+    def take(self, rows: int) -> pa.Table:
+        while self._rest.num_rows < rows:
+            group = self._file.read_row_group(next(self._groups)).replace_schema_metadata(None)
+            self._rest = pa.concat_tables([self._rest, group])
+        head, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
+        return head
+
+
+def _check_manifest(storage: Storage, infos: Sequence[ShardInfo], report: Report) -> None:
+    manifest = read_manifest(storage)
+    lengths: Counter[str] = Counter()
+    for info in infos:
+        lengths.update(lengths_of(read_table(storage, sidecar_name(info.number), LENGTHS)))
+    expected = {
+        "shards": report.shards,
+        "rows": report.rows,
+        "rejects": report.rejects,
+        "digest": corpus_digest(infos),
+        "lengths": {name: lengths[name] for name in LENGTHS},
+        "fingerprints": dict(infos[0].fingerprints) if infos else {},
+    }
+    for name, value in expected.items():
+        if (said := getattr(manifest, name)) != value:
+            reason = f"says {name} {said!r}, the shards say {value!r}"
+            report.problems.append(Problem(storage.path("corpus.json"), reason))
+
+
+def _map_shards(
+    storage: Storage, numbers: Sequence[int], workers: int | None, on_shard: Progress | None
+) -> Iterator[tuple[int, tuple[ShardInfo | None, list[Problem]]]]:
+    check = partial(check_shard, storage.root)
+    workers = min(workers or os.cpu_count() or 1, len(numbers))
+    done = 0
+    if workers <= 1:
+        for number in numbers:
+            yield number, check(number)
+            done += 1
+            if on_shard:
+                on_shard(done, len(numbers))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting = {pool.submit(check, number): number for number in numbers}
+        for finished in as_completed(waiting):
+            yield waiting[finished], finished.result()
+            done += 1
+            if on_shard:
+                on_shard(done, len(numbers))
+
+
+@contextmanager
+def _local_tar(storage: Storage, number: int) -> Iterator[ShardReader]:
+    """A reader of a shard's tar; a remote one is downloaded for the time of the block."""
+    name = tar_name(number)
+    if storage.is_local:
+        yield ShardReader(storage.path(name))
+        return
+    with storage.temporary(name) as part:
+        storage.download(name, part)
+        yield ShardReader(part, storage.path(name))
