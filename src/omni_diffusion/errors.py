@@ -72,3 +72,7 @@ class MediaError(OmniError):
 
 class CodeRangeError(OmniError):
     """A codebook or vocabulary id lies outside its range."""
+
+
+class TextError(OmniError):
+    """A text cannot be tokenized: it holds something that is not a Unicode character."""

@@ -13,7 +13,7 @@ from omni_diffusion.corpus.cache import ShardCache
 from omni_diffusion.corpus.index import Index
 from omni_diffusion.corpus.manifest import Manifest, read_manifest
 from omni_diffusion.corpus.sample import Sample, decode_sample
-from omni_diffusion.corpus.shard import ShardReader, check_place
+from omni_diffusion.corpus.shard import ShardReader, short_read
 from omni_diffusion.corpus.sidecar import tar_name
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import CorpusError
@@ -107,7 +107,8 @@ class Corpus:
         for key, shard, offset, size, crc in places:
             name = tar_name(shard)
             data = self.storage.read(name, offset, offset + size)
-            check_place(data, offset, size, self.storage.path(name))
+            if len(data) != size:
+                raise short_read(self.storage.path(name), offset, size)
             yield decode_sample(key, data, self.storage.path(name), crc)
 
     def _open(self, shard: int) -> ShardReader:

@@ -14,7 +14,7 @@ import numpy as np
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
-_ROUNDS = 6
+_ROUNDS = 4
 _U64 = np.uint64
 
 

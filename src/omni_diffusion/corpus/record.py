@@ -24,6 +24,8 @@ from omni_diffusion.errors import RecordError
 IMAGE = "<|image|>"
 AUDIO = "<|audio|>"
 ROLES = ("system", "user", "assistant")
+ALIASES = {"human": "user", "gpt": "assistant"}
+"""Other names of roles that published data sets use; records keep the name that they came with."""
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 _NAME = re.compile(r"[a-z0-9_]{1,40}")
@@ -33,7 +35,7 @@ _TEXT_FIELDS = ("source", "license", "language")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One turn: `role` is one of `ROLES`, `content` is text with placeholders."""
+    """One turn: `role` is one of `ROLES` or `ALIASES`, `content` is text with placeholders."""
 
     role: str
     content: str
@@ -141,8 +143,8 @@ class Record:
         if not self.messages:
             raise RecordError(key, "messages", "is empty")
         for i, message in enumerate(self.messages):
-            if message.role not in ROLES:
-                expected = ", ".join(ROLES)
+            if message.role not in (*ROLES, *ALIASES):
+                expected = ", ".join((*ROLES, *ALIASES))
                 reason = f"is {message.role!r}, expected one of {expected}"
                 raise RecordError(key, f"messages.{i}.role", reason)
             _check_text(message.content, f"messages.{i}.content", key)

@@ -30,6 +30,7 @@ from omni_diffusion.corpus.sidecar import (
     encode_sidecar,
     row_of,
     sidecar_name,
+    sidecar_table,
     tar_name,
 )
 from omni_diffusion.corpus.storage import Storage
@@ -120,7 +121,7 @@ class ShardWriter:
             rejects=len(self._rejects),
             fingerprints=self._fingerprints,
         )
-        sidecar = encode_sidecar(list(self._rows.values()), info)
+        sidecar = encode_sidecar(sidecar_table(list(self._rows.values())), info)
         self._storage.publish_bytes(sidecar, sidecar_name(self._number))
 
 
@@ -170,7 +171,8 @@ class ShardReader:
             CorpusError: the place lies outside the tar.
         """
         data = self._view[offset : offset + size]
-        check_place(data, offset, size, self.name)
+        if len(data) != size:
+            raise short_read(self.name, offset, size)
         return data
 
     def members(self) -> Iterable[tar.Member]:
@@ -178,14 +180,9 @@ class ShardReader:
         return tar.walk(self.data, self.name)
 
 
-def check_place(data: bytes | memoryview, offset: int, size: int, path: object) -> None:
-    """Refuse a read that came back short.
-
-    Raises:
-        CorpusError: the file ends before the member does.
-    """
-    if len(data) != size or offset < 0:
-        raise CorpusError(path, f"truncated: no {size} bytes at {offset}")
+def short_read(path: object, offset: int, size: int) -> CorpusError:
+    """The error for a file that ends before its member does."""
+    return CorpusError(path, f"truncated: no {size} bytes at {offset}")
 
 
 def rescan(

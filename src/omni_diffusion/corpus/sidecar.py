@@ -112,13 +112,16 @@ def row_of(sample: Sample, shard: int, offset: int, data: bytes | memoryview) ->
     return row | {name: record.quality.get(name) for name in QUALITY}
 
 
-def encode_sidecar(rows: Sequence[Mapping[str, Any]], info: ShardInfo) -> bytes:
+def sidecar_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows of `row_of` as a table."""
+    return pa.table({name: [row[name] for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def encode_sidecar(table: pa.Table, info: ShardInfo) -> bytes:
     """The sidecar file: a pure function of rows and info (for one version of pyarrow)."""
-    columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
-    table = pa.table(columns, schema=SCHEMA)
-    table = table.replace_schema_metadata({_META: json.dumps(asdict(info), sort_keys=True)})
+    metadata = {_META: json.dumps(asdict(info), sort_keys=True)}
     sink = io.BytesIO()
-    write_parquet(table, sink)
+    write_parquet(table.replace_schema_metadata(metadata), sink)
     return sink.getvalue()
 
 

@@ -8,7 +8,7 @@ the same global batches, and the state of a pass is its step.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.order import Rows, permute
 from omni_diffusion.corpus.sample import Sample
 from omni_diffusion.errors import CorpusError
+
+_BLOCK = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class SampleStream:
     seed: int | None = 0
     rank: int = 0
     world_size: int = 1
+    _blocks: dict[int, Rows] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not len(self.corpus):
@@ -55,15 +58,25 @@ class SampleStream:
 
     def rows(self, step: int) -> Rows:
         """Rows of the whole batch of a step, int64 [batch_size]; any step from 0 on."""
-        n = len(self.corpus)
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        if self.seed is None:
-            return positions % n
-        rows = np.empty_like(positions)
-        for epoch in range(int(positions[0]) // n, int(positions[-1]) // n + 1):
-            inside = positions // n == epoch
-            rows[inside] = permute(positions[inside] % n, n, self.seed, epoch)
-        return rows
+        first, last = step * self.batch_size, (step + 1) * self.batch_size - 1
+        blocks = [self._block(number) for number in range(first // _BLOCK, last // _BLOCK + 1)]
+        start = first % _BLOCK
+        return np.concatenate(blocks)[start : start + self.batch_size]
+
+    def _block(self, number: int) -> Rows:
+        """Rows of `_BLOCK` positions: arithmetic on long arrays costs a tenth of that on short."""
+        if number not in self._blocks:
+            n = len(self.corpus)
+            positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK)
+            rows = positions % n
+            if self.seed is not None:
+                for epoch in range(int(positions[0]) // n, int(positions[-1]) // n + 1):
+                    inside = positions // n == epoch
+                    rows[inside] = permute(rows[inside], n, self.seed, epoch)
+            for old in list(self._blocks)[:-1]:
+                del self._blocks[old]
+            self._blocks[number] = rows
+        return self._blocks[number]
 
     def __getitem__(self, step: int) -> list[Sample]:
         """This rank's samples of a step."""

@@ -42,6 +42,7 @@ from omni_diffusion.corpus.sidecar import (
     read_info,
     read_table,
     sidecar_name,
+    sidecar_table,
     tar_name,
 )
 from omni_diffusion.corpus.storage import TEMPORARY, Storage
@@ -181,7 +182,7 @@ def _check_tar(
         reason = f"SHA-256 {digest[:16]}… of {size} bytes, its sidecar says {info.digest[:16]}…"
         report.problems.append(Problem(reader.name, f"{reason} of {info.size}"))
     rows = rescan(reader, info.number, report.add)
-    again = pa.Table.from_pylist(rows, schema=SCHEMA)
+    again = sidecar_table(rows)
     if again.equals(table.replace_schema_metadata(None)):
         return
     path = storage.path(sidecar_name(info.number))
@@ -216,7 +217,7 @@ def _rebuild_sidecar(storage: Storage, number: int, numbers: Sequence[int]) -> N
             fingerprints=_known_fingerprints(storage, numbers),
         )
     name = sidecar_name(number)
-    storage.publish_bytes(encode_sidecar(rows, info), name, replace=True)
+    storage.publish_bytes(encode_sidecar(sidecar_table(rows), info), name, replace=True)
 
 
 def _known_fingerprints(storage: Storage, numbers: Sequence[int]) -> dict[str, str]:

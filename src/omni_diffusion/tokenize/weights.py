@@ -6,7 +6,7 @@ Only safetensors and `torch.load(weights_only=True)` are read; nothing from a ch
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,16 +15,22 @@ from torch import Tensor, nn
 
 from omni_diffusion.errors import WeightsError
 
+MODEL_FILES = ("*.safetensors", "*.json", "*.pt", "*.bin", "*.mvn", "*.yaml")
+TOKENIZER_FILES = ("tokenizer*.json", "vocab.json", "merges.txt", "*.tiktoken")
+
 DEMO = "demo"
 """Name under which the small tokenizers that ship in this package are asked for."""
 
 
-def resolve_weights(name_or_path: str | os.PathLike[str]) -> Path:
+def resolve_weights(
+    name_or_path: str | os.PathLike[str], patterns: Sequence[str] = MODEL_FILES
+) -> Path:
     """Local folder that holds the weights called `name_or_path`.
 
     Args:
         name_or_path: a folder or file on this machine, or a hub name such as `showlab/magvitv2`
             (looked up in the local hub cache first, downloaded otherwise).
+        patterns: which files of a hub repository are wanted.
 
     Returns:
         An existing folder (or the file itself, where a file was named).
@@ -41,9 +47,8 @@ def resolve_weights(name_or_path: str | os.PathLike[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = ["*.safetensors", "*.json", "*.pt", "*.bin", "*.mvn", "*.model", "*.yaml"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise WeightsError(
             f"{name}: not in the local hub cache and the hub cannot be reached "

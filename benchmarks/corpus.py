@@ -1,0 +1,455 @@
+"""Our token shards against webdataset's and litdata's: size, speed, resumption, order, compaction.
+
+The corpus is synthetic: a JSON head of about 300 bytes, 20-200 text ids, usually a picture of 256
+or 1,024 codes, usually 25-400 speech codes. Every write and every read runs in a process of its
+own; repeats are interleaved; times are CPU seconds unless they are called wall. Needs the `bench`
+extra for the peers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import typer
+
+from results import machine, save
+
+BATCH = 64
+SEED = 7
+SHARDS = 6
+
+Fields = dict[str, Any]
+
+
+def synthetic(start: int, stop: int) -> Iterator[Fields]:
+    """Samples `start` to `stop` of the corpus: key, head and one array a modality."""
+    for i in range(start, stop):
+        rng = np.random.default_rng((SEED, i))
+        fields: Fields = {
+            "key": f"s{i:08d}",
+            "text": rng.integers(0, 151_643, rng.integers(20, 201), dtype=np.uint32),
+        }
+        if rng.random() < 0.8:
+            fields["image"] = rng.integers(0, 8192, rng.choice([256, 1024]), dtype=np.uint16)
+        if rng.random() < 0.88:
+            fields["speech"] = rng.integers(0, 16384, rng.integers(25, 401), dtype=np.uint16)
+        media = {"images": [f"img/{i:08d}.jpg"] if "image" in fields else []}
+        media["audios"] = [f"audio/{i:08d}.flac"] if "speech" in fields else []
+        content = "<|image|>" * len(media["images"]) + "<|audio|>" * len(media["audios"])
+        question = f"Describe picture number {i} in one short sentence."
+        fields["head"] = {
+            "messages": [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": content or "An answer."},
+            ],
+            **media,
+            "task": "t2i",
+            "source": "synthetic",
+            "license": "CC0-1.0",
+            "language": "en",
+            "provenance": {"origin": f"synthetic://{i}"},
+        }
+        yield fields
+
+
+def payload_bytes(fields: Fields) -> int:
+    """What any format has to hold: the head as compact JSON and the arrays."""
+    head = len(json.dumps(fields["head"], separators=(",", ":")))
+    return head + sum(fields[name].nbytes for name in ("text", "image", "speech") if name in fields)
+
+
+# --- writers -------------------------------------------------------------------------------------
+
+
+def write_ours(folder: Path, samples: int) -> None:
+    from omni_diffusion.corpus.index import compact
+    from omni_diffusion.corpus.record import Record
+    from omni_diffusion.corpus.sample import BY_NAME, SPAN, Sample, build_sample
+    from omni_diffusion.corpus.shard import write_shard
+    from omni_diffusion.corpus.storage import Storage
+
+    def convert(fields: Fields) -> Sample:
+        streams = {"text": fields["text"]}
+        spans = [(0, 1, BY_NAME["text"].code, 0, len(fields["text"]), 0)]
+        if "image" in fields:
+            name = "image256" if len(fields["image"]) == 256 else "image512"
+            streams[name] = fields["image"]
+            side = int(len(fields["image"]) ** 0.5)
+            spans.append((1, 2, BY_NAME[name].code, 0, side * side, side))
+        if "speech" in fields:
+            streams["speech"] = fields["speech"]
+            spans.append((1, 2, BY_NAME["speech"].code, 0, len(fields["speech"]), 0))
+        record = Record.from_dict(fields["head"], fields["key"])
+        return build_sample(fields["key"], record, streams, np.array(spans, SPAN))
+
+    storage = Storage(folder)
+    for shard, (start, stop) in enumerate(_parts(samples)):
+        write_shard(storage, shard, map(convert, synthetic(start, stop)), {"text": "synthetic"})
+    compact(storage)
+
+
+def write_webdataset(folder: Path, samples: int) -> None:
+    import webdataset as wds
+
+    for shard, (start, stop) in enumerate(_parts(samples)):
+        with wds.TarWriter(str(folder / f"{shard:05d}.tar")) as writer:
+            for fields in synthetic(start, stop):
+                members = {f"{n}.npy": fields[n] for n in _ARRAYS if n in fields}
+                writer.write({"__key__": fields["key"], "json": fields["head"], **members})
+
+
+def write_litdata(folder: Path, samples: int) -> None:
+    from litdata.streaming.writer import BinaryWriter
+
+    writer = BinaryWriter(str(folder), chunk_bytes="16MB")
+    for i, fields in enumerate(synthetic(0, samples)):
+        arrays = {n: fields.get(n, np.empty(0, np.uint16)) for n in _ARRAYS}
+        head = json.dumps(fields["head"], separators=(",", ":")).encode()
+        writer[i] = {"key": fields["key"], "head": head, **arrays}
+    writer.done()
+    writer.merge()
+
+
+_ARRAYS = ("text", "image", "speech")
+
+
+def _parts(samples: int) -> Iterator[tuple[int, int]]:
+    edges = np.linspace(0, samples, SHARDS + 1).astype(int).tolist()
+    return itertools.pairwise(edges)
+
+
+# --- readers: batches of (key, arrays) in a shuffled order ----------------------------------------
+
+Batch = list[tuple[str, list[np.ndarray[Any, Any]]]]
+
+
+def read_ours(folder: Path) -> Iterator[Batch]:
+    from omni_diffusion.corpus.corpus import Corpus
+    from omni_diffusion.corpus.stream import SampleStream
+
+    stream = SampleStream(corpus=Corpus(folder), batch_size=BATCH, seed=SEED)
+    seen = len(stream.corpus)
+    for step in range(len(stream)):
+        samples = stream[step][: seen - step * BATCH]
+        yield [(sample.key, list(sample.streams.values())) for sample in samples]
+
+
+def read_webdataset(folder: Path) -> Iterator[Batch]:
+    import webdataset as wds
+
+    urls = sorted(map(str, folder.glob("*.tar")))
+    rows = wds.WebDataset(urls, shardshuffle=len(urls), seed=SEED).shuffle(1000).decode()
+    yield from _batched(
+        (row["__key__"], [row[f"{n}.npy"] for n in _ARRAYS if f"{n}.npy" in row]) for row in rows
+    )
+
+
+def read_litdata(folder: Path) -> Iterator[Batch]:
+    from litdata import StreamingDataset
+
+    rows = StreamingDataset(str(folder), shuffle=True, seed=SEED)
+    yield from _batched((row["key"], [row[n] for n in _ARRAYS]) for row in rows)
+
+
+def _batched(rows: Iterable[tuple[str, list[np.ndarray[Any, Any]]]]) -> Iterator[Batch]:
+    batch: Batch = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def collate(batch: Batch) -> tuple[np.ndarray[Any, Any], list[int], list[str]]:
+    """The same for every format: one flat int32 array, lengths, keys."""
+    arrays = [array for _, arrays in batch for array in arrays]
+    flat = np.concatenate(arrays, dtype=np.int32, casting="unsafe")
+    return flat, [len(array) for array in arrays], [key for key, _ in batch]
+
+
+FORMATS: dict[str, tuple[Callable[[Path, int], None], Callable[[Path], Iterator[Batch]]]] = {
+    "ours": (write_ours, read_ours),
+    "webdataset": (write_webdataset, read_webdataset),
+    "litdata": (write_litdata, read_litdata),
+}
+
+
+# --- what runs in a process of its own -----------------------------------------------------------
+
+
+def task_write(form: str, folder: str, samples: int) -> Fields:
+    began = time.process_time()
+    FORMATS[form][0](Path(folder), samples)
+    return {"cpu_s": time.process_time() - began}
+
+
+def task_payload(samples: int) -> Fields:
+    return {"bytes": sum(map(payload_bytes, synthetic(0, samples)))}
+
+
+def task_read(form: str, folder: str) -> Fields:
+    """A full shuffled pass; imports and opening are outside the CPU count of the pass."""
+    reader = FORMATS[form][1]
+    next(reader(Path(folder)))  # imports, and the first touch of the files
+    wall = time.perf_counter()
+    batches = reader(Path(folder))
+    collate(next(batches))
+    first_s = time.perf_counter() - wall
+    began, seen, tokens = time.process_time(), 0, 0
+    for batch in reader(Path(folder)):
+        flat, _, keys = collate(batch)
+        seen, tokens = seen + len(keys), tokens + flat.size
+    return {
+        "us": (time.process_time() - began) / seen * 1e6,
+        "first_s": first_s,
+        "seen": seen,
+        "tokens": tokens,
+    }
+
+
+def task_crc(folder: str) -> Fields:
+    """CPU time of the checks alone, over the same members in the same order."""
+    from omni_diffusion.corpus.corpus import Corpus
+    from omni_diffusion.corpus.shard import ShardReader
+    from omni_diffusion.corpus.sidecar import tar_name
+    from omni_diffusion.corpus.stream import SampleStream
+
+    corpus = Corpus(folder)
+    stream = SampleStream(corpus=corpus, batch_size=len(corpus), seed=SEED)
+    readers = [ShardReader(corpus.storage.path(tar_name(n))) for n in range(SHARDS)]
+    index, rows = corpus.index, stream.rows(0)
+    views = [readers[index.shard[r]].payload(index.offset[r], index.size[r])[8:] for r in rows]
+    for view in views:
+        zlib.crc32(view)
+    began = time.process_time()
+    for view in views:
+        zlib.crc32(view)
+    return {"us": (time.process_time() - began) / len(views) * 1e6}
+
+
+def task_resume(folder: str, step: int, fresh: bool) -> Fields:
+    """Keys of 512 samples from a step on, by resuming there or by reading up to it."""
+    from omni_diffusion.corpus.corpus import Corpus
+    from omni_diffusion.corpus.stream import SampleStream
+
+    began = time.perf_counter()
+    stream = SampleStream(corpus=Corpus(folder), batch_size=BATCH, seed=SEED)
+    if fresh:
+        at = stream.resume(stream.state(step))
+        collate([(s.key, list(s.streams.values())) for s in stream[at]])
+        first_s = time.perf_counter() - began
+        keys = [s.key for i in range(at, at + 512 // BATCH) for s in stream[i]]
+    else:
+        passed = [[s.key for s in stream[i]] for i in range(step + 512 // BATCH)]
+        first_s, keys = 0.0, [key for batch in passed[step:] for key in batch]
+    return {"first_s": first_s, "keys": keys}
+
+
+def task_order(folder: str, workers: int, ranks: int) -> Fields:
+    """Digest of the global order of two passes, through torch's worker processes."""
+    from torch.utils.data import DataLoader
+
+    from omni_diffusion.corpus.corpus import Corpus
+    from omni_diffusion.corpus.stream import SampleStream
+
+    def keys_of(rank: int) -> list[list[str]]:
+        stream = SampleStream(
+            corpus=Corpus(folder), batch_size=BATCH, seed=SEED, rank=rank, world_size=ranks
+        )
+        loader = DataLoader(
+            _Keys(stream), batch_size=None, num_workers=workers, sampler=range(2 * len(stream))
+        )
+        return list(loader)
+
+    digest = hashlib.sha256()
+    for parts in zip(*map(keys_of, range(ranks)), strict=True):
+        for i in range(sum(map(len, parts))):
+            digest.update(parts[i % ranks][i // ranks].encode())
+    return {"digest": digest.hexdigest()}
+
+
+class _Keys:
+    """A stream that hands only keys to the parent process."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, step: int) -> list[str]:
+        return [sample.key for sample in self.stream[step]]
+
+
+def task_sidecars(folder: str, rows: int, files: int) -> Fields:
+    """Sidecars of a corpus of that size, with the columns filled as real ones are."""
+    import pyarrow as pa
+
+    from omni_diffusion.corpus.sidecar import (
+        SCHEMA,
+        ShardInfo,
+        encode_sidecar,
+        sidecar_name,
+        tar_name,
+    )
+
+    (Path(folder) / "shards").mkdir()
+    edges = np.linspace(0, rows, files + 1).astype(int).tolist()
+    for shard, (start, stop) in enumerate(itertools.pairwise(edges)):
+        rng, n = np.random.default_rng((SEED, shard)), stop - start
+        size = rng.integers(1200, 4000, n)
+        offset = np.cumsum((size + 511) // 512 * 512 + 512) - size
+        names = ("laion", "journeydb", "librispeech", "emilia", "sdvi")
+        columns: Fields = {name: pa.nulls(n, SCHEMA.field(name).type) for name in SCHEMA.names}
+        columns |= {"key": [f"s{i:09d}" for i in range(start, stop)], "shard": np.full(n, shard)}
+        columns |= {"offset": offset, "size": size, "crc": rng.integers(0, 2**32, n)}
+        columns |= {"content_hash": rng.integers(0, 2**64, n, dtype=np.uint64)}
+        columns |= {"text_len": rng.integers(20, 200, n), "image256_len": np.full(n, 256)}
+        columns |= {"image512_len": np.zeros(n, int), "features_len": np.zeros(n, int)}
+        columns |= {"speech_len": rng.integers(25, 400, n), "n_spans": rng.integers(2, 7, n)}
+        columns |= {"supervised_len": rng.integers(25, 656, n)}
+        columns |= {"task": ["t2i"] * n, "source": [names[i] for i in rng.integers(0, 5, n)]}
+        columns |= {"language": ["en"] * n, "license": ["CC0-1.0"] * n}
+        table = pa.table(
+            {n: pa.array(c).cast(SCHEMA.field(n).type) for n, c in columns.items()}, schema=SCHEMA
+        )
+        info = ShardInfo(
+            number=shard, digest=f"{shard:064x}", size=1 << 40, rows=n, rejects=0, fingerprints={}
+        )
+        (Path(folder) / tar_name(shard)).touch()
+        (Path(folder) / sidecar_name(shard)).write_bytes(encode_sidecar(table, info))
+    return {}
+
+
+def task_compact(folder: str) -> Fields:
+    from omni_diffusion.corpus.index import INDEX, compact
+    from omni_diffusion.corpus.storage import Storage
+
+    wall, began = time.perf_counter(), time.process_time()
+    manifest = compact(Storage(folder))
+    wall_s, cpu_s = time.perf_counter() - wall, time.process_time() - began
+    return {
+        "rows_per_s": manifest.rows / wall_s,
+        "cpu_s": cpu_s,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "bytes_per_row": (Path(folder) / INDEX).stat().st_size / manifest.rows,
+    }
+
+
+TASKS: dict[str, Callable[..., Fields]] = {
+    name.removeprefix("task_"): function
+    for name, function in dict(globals()).items()
+    if name.startswith("task_")
+}
+
+
+def in_process(task: str, **arguments: Any) -> Fields:
+    """Run one task in a fresh Python."""
+    command = [sys.executable, __file__, "--task", json.dumps([task, arguments])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    answer: Fields = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+# --- the benchmark -------------------------------------------------------------------------------
+
+
+def benchmark(samples: int, repeats: int, compact_rows: int, compact_files: int) -> Fields:
+    """All figures that the README of this folder explains."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {form: Path(scratch) / form for form in FORMATS}
+        payload = in_process("payload", samples=samples)["bytes"]
+        sizes: dict[str, int] = {}
+        for form, folder in folders.items():
+            folder.mkdir()
+            in_process("write", form=form, folder=str(folder), samples=samples)
+            sizes[form] = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        reads: dict[str, list[Fields]] = {form: [] for form in FORMATS}
+        crc: list[float] = []
+        ours = str(folders["ours"])
+        for _ in range(repeats):
+            for form, folder in folders.items():
+                reads[form].append(in_process("read", form=form, folder=str(folder)))
+            crc.append(in_process("crc", folder=ours)["us"])
+        seen = {form: {r["seen"] for r in runs} for form, runs in reads.items()}
+        assert all(counts == {samples} for counts in seen.values()), seen
+        assert len({r["tokens"] for runs in reads.values() for r in runs}) == 1
+        us = {form: median(r["us"] for r in runs) for form, runs in reads.items()}
+        half = samples // BATCH // 2
+        resumed = [in_process("resume", folder=ours, step=half, fresh=True) for _ in range(repeats)]
+        through = in_process("resume", folder=ours, step=half, fresh=False)
+        orders = {
+            in_process("order", folder=ours, workers=workers, ranks=ranks)["digest"]
+            for workers, ranks in ((0, 1), (1, 1), (2, 1), (0, 2), (0, 4), (2, 2))
+        }
+        figures = {
+            "samples": samples,
+            "payload_mb": round(payload / 1e6, 1),
+            "disk_ratio": round(sizes["ours"] / payload, 3),
+            "disk_ratio_peers": {f: round(sizes[f] / payload, 3) for f in FORMATS if f != "ours"},
+            "cpu_us_per_sample": round(us["ours"], 1),
+            "cpu_us_per_sample_peers": {f: round(us[f], 1) for f in FORMATS if f != "ours"},
+            "speedup_vs": {f: round(us[f] / us["ours"], 2) for f in FORMATS if f != "ours"},
+            "first_batch_s": round(median(r["first_s"] for r in reads["ours"]), 3),
+            "resume_50pct_s": round(median(r["first_s"] for r in resumed), 3),
+            "resume_exact": all(r["keys"] == through["keys"] for r in resumed),
+            "order_same": len(orders) == 1,
+            "crc_cost_pct": round(100 * median(crc) / (us["ours"] - median(crc)), 1),
+        }
+    with tempfile.TemporaryDirectory() as scratch:
+        in_process("sidecars", folder=scratch, rows=compact_rows, files=compact_files)
+        found = in_process("compact", folder=scratch)
+    return figures | {
+        "compact_rows": compact_rows,
+        "compact_files": compact_files,
+        "compact_rows_per_s": round(found["rows_per_s"]),
+        "compact_cpu_s": round(found["cpu_s"], 1),
+        "compact_peak_rss_mb": round(found["peak_rss_mb"]),
+        "index_bytes_per_row": round(found["bytes_per_row"], 2),
+    }
+
+
+def main(
+    samples: int = typer.Option(40_000, help="Samples of the synthetic corpus."),
+    repeats: int = typer.Option(5, help="Interleaved repeats of every read."),
+    compact_rows: int = typer.Option(10_000_000, help="Sidecar rows to compact."),
+    compact_files: int = typer.Option(1_500, help="Sidecars that hold them."),
+    short: bool = typer.Option(False, help="A small pass that only shows that everything runs."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    keep: bool = typer.Option(False, help="Write the figures to benchmarks/results/corpus.json."),
+    task: str = typer.Option("", hidden=True),
+) -> None:
+    """Measure the corpus store against its peers."""
+    if task:
+        name, arguments = json.loads(task)
+        print(json.dumps(TASKS[name](**arguments)))
+        return
+    if short:
+        samples, repeats, compact_rows, compact_files = 2_000, 1, 20_000, 10
+    figures = benchmark(samples, repeats, compact_rows, compact_files)
+    if keep:
+        save("corpus", figures)
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        for name, value in (figures | {"machine": machine()}).items():
+            typer.echo(f"{name:24} {value}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

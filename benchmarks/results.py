@@ -1,0 +1,34 @@
+"""Where figures are kept, with the machine and the versions that they were taken on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("numpy", "pyarrow", "torch", "webdataset", "litdata", "ray", "transformers", "duckdb")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    model = platform.processor()
+    if (cpuinfo := Path("/proc/cpuinfo")).exists():
+        names = [x.split(":")[1] for x in cpuinfo.read_text().splitlines() if "model name" in x]
+        model = names[0].strip() if names else model
+    found = {"python": platform.python_version(), "cpu": model, "cores": os.cpu_count()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found | {"load_1min": round(os.getloadavg()[0], 1)}
+
+
+def save(name: str, figures: dict[str, Any]) -> None:
+    """Write `results/NAME.json`."""
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"figures": figures, "machine": machine()}, indent=2) + "\n")

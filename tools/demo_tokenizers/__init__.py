@@ -1,0 +1,1 @@
+"""Train the small tokenizers that ship in the package under the name `demo`."""
