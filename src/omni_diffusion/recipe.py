@@ -13,22 +13,38 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from omni_diffusion.errors import RecipeError
 
+if TYPE_CHECKING:
+    from omni_diffusion.corpus.storage import Storage
+
 R = TypeVar("R", bound="Recipe")
 
+RECIPE = "recipe.yaml"
+"""Name under which the effective recipe lies beside what it produced."""
+
 _MAX_BYTES = 1 << 20
+_MAX_VALUES = 100_000
+"""Values of a recipe with every alias written out: aliases of aliases grow exponentially."""
+
+_TAGS = {f"tag:yaml.org,2002:{t}" for t in ("str", "int", "float", "bool", "null", "map", "seq")}
+_TEXT, _MERGE, _FLOAT = (f"tag:yaml.org,2002:{t}" for t in ("str", "merge", "float"))
 
 
 class Recipe(BaseModel):
-    """Base of all configuration: frozen, no unknown keys, no silent conversions."""
+    """Base of all configuration: frozen, no unknown keys, no silent conversions.
+
+    Fields are what YAML can say: numbers, text (a path is a `str`), truth values, literals, tuples,
+    mappings with text keys, and other recipes.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
@@ -36,7 +52,9 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """The effective recipe, every default spelled out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        value = self.model_dump(mode="json")
+        text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return text
 
     def digest(self) -> str:
         """SHA-256 of the effective recipe: equal settings, equal digest."""
@@ -55,25 +73,38 @@ def load_recipe(path: str | os.PathLike[str], model: type[R], overrides: Sequenc
     Raises:
         RecipeError: names the file, the key and, for a misspelt key, the nearest valid one.
     """
-    text = _read(path)
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        value = {} if node is None else _Loader.construct_all_of(node)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {_one_line(error)}") from None
-    except RecursionError:
-        raise RecipeError(f"{path}: not valid YAML: nested too deeply") from None
+    node, value = _parse(_read(path), path)
+    value = {} if node is None else value
     if not isinstance(value, dict):
         raise RecipeError(f"{path}: must hold keys and values, holds {type(value).__name__}")
     for override in overrides:
         _apply(value, override)
     try:
         # Strict in types, but JSON's view of them: a YAML list may become a tuple.
-        return model.model_validate_json(json.dumps(value, allow_nan=True))
+        return model.model_validate_json(json.dumps(value))
     except ValidationError as error:
-        raise RecipeError(_explain(error, path, node, model)) from None
-    except TypeError as error:
-        raise RecipeError(f"{path}: {error}: write dates and the like in quotes") from None
+        lines = [
+            f"{_place(fault['loc'], path, node, overrides)}: "
+            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {_reason(fault, model)}"
+            for fault in error.errors()
+        ]
+        raise RecipeError("\n".join(lines)) from None
+
+
+def save_recipe(recipe: Recipe, storage: Storage) -> None:
+    """Keep the effective recipe as `recipe.yaml` beside what it produces.
+
+    Saving the same recipe again is no error, so a job that is run again goes on.
+
+    Args:
+        recipe: what is in force, overrides included.
+        storage: the folder or URL that the results go to.
+
+    Raises:
+        ShardConflictError: another recipe was saved there.
+        StorageError: the store refused.
+    """
+    storage.publish_bytes(recipe.to_yaml().encode(), RECIPE)
 
 
 def _read(path: str | os.PathLike[str]) -> str:
@@ -88,28 +119,77 @@ def _read(path: str | os.PathLike[str]) -> str:
         raise RecipeError(f"{path}: not UTF-8 text: {error}") from error
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with two traps closed: `1e-4` is a number, and a key may not stand twice."""
+def _parse(text: str, source: object) -> tuple[yaml.Node | None, Any]:
+    """The nodes of a YAML text, which know their lines, and its value, which shares no parts."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        if node is None:
+            return None, None
+        if _count(node, {}) > _MAX_VALUES:
+            raise RecipeError(f"{source}: holds more than {_MAX_VALUES} values: not a recipe")
+        # Aliases become copies: an override of one place must not reach the others.
+        return node, json.loads(json.dumps(_Loader("").construct_object(node, deep=True)))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source}: {_yaml_fault(error)}") from None
+    except RecursionError:
+        raise RecipeError(f"{source}: not valid YAML: nested too deeply") from None
 
-    @classmethod
-    def construct_all_of(cls, node: yaml.Node) -> Any:
-        return cls("").construct_object(node, deep=True)
+
+def _count(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Values in a node with every alias written out (a node inside itself counts as none)."""
+    if id(node) not in counts:
+        counts[id(node)] = 0
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        counts[id(node)] = 1 + sum(_count(part, counts) for part in parts)
+    return counts[id(node)]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with its traps closed.
+
+    `1e-4` is a number, a key is text and may not stand twice, and what JSON cannot say (dates,
+    sets, bytes) is an error.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        shown = reprlib.repr(node.value) if isinstance(node, yaml.ScalarNode) else node.tag
+        try:
+            if node.tag not in _TAGS:
+                raise ValueError
+            if isinstance(node, yaml.ScalarNode):
+                node.value.encode()
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError):
+            problem = f"{shown} cannot be a value; a date and the like must stand in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
+            problem = None
+            if key.tag not in (_TEXT, _MERGE):
+                shown = key.value if isinstance(key, yaml.ScalarNode) else key.tag
+                problem = f"key {shown} is not text: put it in quotes"
+            elif key.value in seen:
                 problem = f"key {key.value!r} stands twice"
+            if problem:
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+"),
-    "-+0123456789",
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotes wherever `_Loader` would read something else."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        _FLOAT,
+        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
 
 
 def _apply(value: dict[str, Any], override: str) -> None:
@@ -118,17 +198,14 @@ def _apply(value: dict[str, Any], override: str) -> None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise RecipeError(f"override {override!r}: expected key=value or key.sub=value")
-    try:
-        new = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise RecipeError(f"override {override!r}: {_one_line(error)}") from None
+    _, new = _parse(text, f"override {override!r}")
     at: Any = value
     for i, key in enumerate(keys):
         last = i == len(keys) - 1
         if isinstance(at, list):
-            if not key.isdigit() or int(key) >= len(at):
-                where = ".".join(keys[:i])
-                raise RecipeError(f"override {override!r}: {where} has entries 0..{len(at) - 1}")
+            if not re.fullmatch("[0-9]{1,9}", key) or int(key) >= len(at):
+                where = f"{'.'.join(keys[:i])} has {len(at)} entries, counted from 0"
+                raise RecipeError(f"override {override!r}: {where}")
             at, step = at, int(key)
             if last:
                 at[step] = new
@@ -143,16 +220,16 @@ def _apply(value: dict[str, Any], override: str) -> None:
             raise RecipeError(f"override {override!r}: {'.'.join(keys[:i])} holds a plain value")
 
 
-def _explain(
-    error: ValidationError, path: object, node: yaml.Node | None, model: type[Recipe]
+def _place(
+    loc: Sequence[int | str], path: object, node: yaml.Node | None, overrides: Sequence[str]
 ) -> str:
-    lines = []
-    for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"])
-        line = _line(node, fault["loc"])
-        place = f"{path}:{line}" if line else str(path)
-        lines.append(f"{place}: {where or 'recipe'}: {_reason(fault, model)}")
-    return "\n".join(lines)
+    """Where a faulty value comes from: the last override of it, or a line of the file."""
+    for override in reversed(overrides):
+        keys = override.partition("=")[0].strip().split(".")
+        if [str(part) for part in loc[: len(keys)]] == keys:
+            return f"{path}, override {override!r}"
+    line = _line(node, loc)
+    return f"{path}:{line}" if line else str(path)
 
 
 def _reason(fault: Any, model: type[Recipe]) -> str:
@@ -165,7 +242,7 @@ def _reason(fault: Any, model: type[Recipe]) -> str:
     if fault["type"] == "missing":
         return "is missing"
     message = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{message}, got {fault['input']!r}"
+    return f"{message}, got {reprlib.repr(fault['input'])}"
 
 
 def _fields(model: type[Recipe], parents: Sequence[int | str]) -> list[str]:
@@ -173,8 +250,9 @@ def _fields(model: type[Recipe], parents: Sequence[int | str]) -> list[str]:
     models: list[type[Recipe]] = [model]
     for part in parents:
         annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        if annotations:
-            models = [found for a in annotations for found in _models_in(a)]
+        deeper = [found for a in annotations for found in _models_in(a)]
+        branch = [m for m in models if part == m.__name__ or part in _literals(m)]
+        models = deeper or branch or models
     return sorted({name for m in models for name in m.model_fields})
 
 
@@ -184,12 +262,19 @@ def _models_in(annotation: Any) -> list[type[Recipe]]:
     return [found for part in get_args(annotation) for found in _models_in(part)]
 
 
+def _literals(model: type[Recipe]) -> set[Any]:
+    """Values that tell the branches of a union apart (`kind: Literal["a"]`)."""
+    annotations = [field.annotation for field in model.model_fields.values()]
+    return {value for a in annotations if get_origin(a) is Literal for value in get_args(a)}
+
+
 def _line(node: yaml.Node | None, loc: Sequence[int | str]) -> int | None:
     """Line of the deepest part of `loc` that the file itself holds, from 1."""
     line = None
     for part in loc:
         if isinstance(node, yaml.MappingNode):
-            pair = next((pair for pair in node.value if pair[0].value == str(part)), None)
+            # Backwards: merged keys (`<<`) come first in the node, and the last one holds.
+            pair = next((p for p in reversed(node.value) if p[0].value == str(part)), None)
             if pair is None:
                 continue  # the name of a union's branch, or a missing key
             line, node = pair[0].start_mark.line + 1, pair[1]
@@ -201,5 +286,7 @@ def _line(node: yaml.Node | None, loc: Sequence[int | str]) -> int | None:
     return line
 
 
-def _one_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error)).strip()
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"not valid YAML in line {error.problem_mark.line + 1}: {error.problem}"
+    return f"not valid YAML: {' '.join(str(error).split())}"

@@ -76,4 +76,10 @@ def _record_text(sample: Sample) -> str:
     lines = [f"{message['role']:>9} | {message['content']}" for message in record.pop("messages")]
     lines += [f"{name:>9} : {value}" for name, value in record.items()]
     lengths = ", ".join(f"{name} {len(stream)}" for name, stream in sample.streams.items())
-    return "\n".join([*lines, f"  lengths : {lengths}; supervised {sample.supervised_length}"])
+    lines.append(f"  lengths : {lengths}; supervised {sample.supervised_length}")
+    return _printable("\n".join(lines))
+
+
+def _printable(text: str) -> str:
+    """Control characters spelled out: a caption must not command the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

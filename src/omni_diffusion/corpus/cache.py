@@ -6,15 +6,23 @@ the shards of a local corpus, not files that somebody put beside it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
-from omni_diffusion.corpus.storage import Storage
-from omni_diffusion.errors import StorageError
+from omni_diffusion.corpus.shard import ShardReader
+from omni_diffusion.corpus.storage import TEMPORARY, Storage
+from omni_diffusion.errors import CorpusError, StorageError
 
 FOLDER = "omni-diffusion-shards"
+
+_ATTEMPTS = 20
+_ABANDONED_S = 24 * 3600
+"""Age at which a half-made download counts as left by a killed process."""
 
 
 class ShardCache:
@@ -31,19 +39,45 @@ class ShardCache:
         self.limit_bytes = limit_bytes
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A cache can be handed to another process, where it uses the same folder."""
+        return {"folder": self.folder, "limit_bytes": self.limit_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def reader(self, storage: Storage, name: str) -> ShardReader:
+        """A remote tar, mapped from its local copy: it stays whole whatever is dropped later.
+
+        Raises:
+            StorageError: there is no such file, or the store or the disk refused.
+            CorpusError: it is empty.
+        """
+        for _ in range(_ATTEMPTS):
+            path = self.fetch(storage, name)
+            try:
+                return ShardReader(path, storage.path(name))
+            except CorpusError:
+                if path.exists():
+                    raise
+                # Another thread or process needed the room before this one had mapped the file.
+        reason = f"dropped {_ATTEMPTS} times before it could be opened: limit_bytes is too small"
+        raise StorageError(self.folder, reason)
+
     def fetch(self, storage: Storage, name: str) -> Path:
         """Local path of a remote file, downloaded where it is not there yet.
 
-        The copy's name says URL and size, so a shard that was replaced by another of a different
-        size is fetched again; the CRC of each record finds the rest.
+        The copy's name says URL, size and what the store says of the version (its ETag or time),
+        so a shard that was replaced is fetched again. The path holds until somebody needs the room.
 
         Raises:
             StorageError: there is no such file, or the store or the disk refused.
         """
-        size = storage.size(name)
-        if size is None:
+        version = storage.version(name)
+        if version is None:
             raise StorageError(storage.path(name), "there is no such file")
-        digest = hashlib.sha256(f"{storage.path(name)}|{size}".encode()).hexdigest()[:32]
+        size, mark = version
+        digest = hashlib.sha256(f"{storage.path(name)}|{size}|{mark}".encode()).hexdigest()[:32]
         path = self.folder / f"{digest}.shard"
         with self._lock:
             try:
@@ -73,6 +107,10 @@ class ShardCache:
         return sorted(copies)
 
     def _make_room(self, size: int) -> None:
+        for part in self.folder.glob(f"{TEMPORARY}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if part.stat().st_mtime < time.time() - _ABANDONED_S:
+                    part.unlink()
         copies = self._copies()
         excess = sum(held for _, held, _ in copies) + size - self.limit_bytes
         for _, held, path in copies:

@@ -7,9 +7,12 @@ the whole corpus.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +26,9 @@ from omni_diffusion.corpus.sidecar import (
     PARQUET_SETTINGS,
     SCHEMA,
     ShardInfo,
+    Sidecar,
     check_fingerprints,
-    check_rows,
-    open_parquet,
-    read_info,
+    read_sidecar,
     read_table,
     sidecar_name,
     tar_name,
@@ -35,6 +37,9 @@ from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import CorpusError
 
 INDEX = "index.parquet"
+SIDECARS = "omni_diffusion.sidecars"
+"""Metadata of the index: JSON object, shard number to the CRC-32 of its sidecar file."""
+
 ROW_GROUP = 122_880
 """Rows of a row group: DuckDB's own unit, so that its threads can share the work."""
 
@@ -90,30 +95,31 @@ def compact(
         FingerprintError: shards that were made with different tokenizers.
     """
     numbers = shard_numbers(storage)
-    infos: list[ShardInfo] = []
+    sidecars: list[Sidecar] = []
     totals: Counter[str] = Counter()
     keys = KeySet()
 
     def checked() -> Iterator[pa.Table]:
         for number in numbers:
-            path = storage.path(sidecar_name(number))
-            info, table = read_info(storage, number), read_table(storage, sidecar_name(number))
-            check_rows(table, info, path)
-            if infos:
-                first = storage.path(sidecar_name(infos[0].number))
-                check_fingerprints(infos[0].fingerprints, info.fingerprints, first, path)
-            keys.add(table["key"].to_pylist(), number)
-            totals.update({name: _total(table[name]) for name in LENGTHS})
-            infos.append(info)
-            yield table
+            sidecar = read_sidecar(storage, number)
+            if sidecars:
+                paths = [storage.path(sidecar_name(n)) for n in (numbers[0], number)]
+                theirs = sidecars[0].info.fingerprints
+                check_fingerprints(theirs, sidecar.info.fingerprints, *paths)
+            keys.add(sidecar.table["key"].to_pylist(), number)
+            totals.update(lengths_of(sidecar.table))
+            sidecars.append(replace(sidecar, table=None))
+            yield sidecar.table
             if on_shard:
-                on_shard(len(infos), len(numbers))
+                on_shard(len(sidecars), len(numbers))
 
     with storage.temporary(INDEX) as path:
-        write_row_groups(checked(), path)
+        write_row_groups(checked(), path, lambda: {s.info.number: s.crc for s in sidecars})
         if twice := keys.duplicate(storage):
             raise CorpusError(storage.root, twice)
+        index_digest = file_digest(path)
         storage.publish(path, INDEX, replace=True)
+    infos = [sidecar.info for sidecar in sidecars]
     manifest = Manifest(
         fingerprints=dict(infos[0].fingerprints) if infos else {},
         recipe_digest=recipe_digest,
@@ -122,18 +128,28 @@ def compact(
         rejects=sum(info.rejects for info in infos),
         lengths={name: totals[name] for name in LENGTHS},
         digest=corpus_digest(infos),
+        index_digest=index_digest,
     )
     write_manifest(storage, manifest)
     return manifest
 
 
-def write_row_groups(tables: Iterator[pa.Table], path: Any) -> None:
-    """Write tables one after another as row groups of `ROW_GROUP` rows."""
+def write_row_groups(
+    tables: Iterator[pa.Table], path: Path, crcs: Callable[[], Mapping[int, int]]
+) -> None:
+    """Write tables one after another as row groups of `ROW_GROUP` rows.
+
+    Args:
+        tables: with the columns of `SCHEMA`.
+        path: the file to write.
+        crcs: asked at the end for the CRC-32 of every sidecar, by its number; they are kept in the
+            file's metadata, so that `verify` can say which sidecar was changed.
+    """
     with pq.ParquetWriter(path, SCHEMA, **PARQUET_SETTINGS) as writer:
         waiting: list[pa.Table] = []
         rows = 0
         for table in tables:
-            waiting.append(table.replace_schema_metadata(None))
+            waiting.append(table)
             rows += table.num_rows
             while rows >= ROW_GROUP:
                 joined = pa.concat_tables(waiting)
@@ -141,6 +157,13 @@ def write_row_groups(tables: Iterator[pa.Table], path: Any) -> None:
                 waiting, rows = [joined.slice(ROW_GROUP)], rows - ROW_GROUP
         if rows:
             writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
+        writer.add_key_value_metadata({SIDECARS: json.dumps(crcs())})
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a local file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def corpus_digest(infos: Sequence[ShardInfo]) -> str:
@@ -198,10 +221,9 @@ class Index:
             CorpusError: absent, damaged, or of another schema.
         """
         self._storage = storage
-        with open_parquet(storage, INDEX) as file:
-            if not file.schema_arrow.equals(SCHEMA):
-                raise CorpusError(storage.path(INDEX), "has other columns; rebuild it")
         place = read_table(storage, INDEX, ["shard", "offset", "size", "crc"])
+        if place.schema.types != [SCHEMA.field(name).type for name in place.schema.names]:
+            raise CorpusError(storage.path(INDEX), "has other columns; run verify --rebuild-index")
         self.shard, self.offset, self.size, self.crc = (
             place[name].to_numpy() for name in ("shard", "offset", "size", "crc")
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from omni_diffusion.corpus.sidecar import FORMAT_VERSION
 from omni_diffusion.corpus.storage import Storage
@@ -26,6 +28,7 @@ class Manifest:
         rejects: how many records could not be used; records in = `rows` + `rejects`.
         lengths: rows of every stream in all samples together (`text_len`, ...).
         digest: SHA-256 over the numbers and digests of all shards, in order.
+        index_digest: SHA-256 of `index.parquet`.
     """
 
     format_version: int = FORMAT_VERSION
@@ -36,11 +39,13 @@ class Manifest:
     rejects: int = 0
     lengths: Mapping[str, int] = field(default_factory=dict)
     digest: str = ""
+    index_digest: str = ""
 
 
 def write_manifest(storage: Storage, manifest: Manifest) -> None:
     """Publish `corpus.json`, replacing an older one."""
-    text = json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n"
+    value = asdict(manifest)
+    text = json.dumps(value | {"crc": _crc(value)}, indent=2, sort_keys=True) + "\n"
     storage.publish_bytes(text.encode(), MANIFEST, replace=True)
 
 
@@ -56,14 +61,18 @@ def read_manifest(storage: Storage) -> Manifest:
         raise CorpusError(storage.root, reason)
     try:
         value = json.loads(storage.read(MANIFEST))
-        version = value["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+        version, crc = value["format_version"], value.pop("crc")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorpusError(path, f"damaged: {error}") from None
     if version != FORMAT_VERSION:
         reason = f"format version {version!r}, this program reads {FORMAT_VERSION}"
         raise CorpusError(path, reason)
-    known = {f.name for f in fields(Manifest)}
-    if set(value) != known:
-        reason = f"damaged: keys {sorted(value)}, expected {sorted(known)}"
+    if crc != _crc(value) or set(value) != {f.name for f in fields(Manifest)}:
+        reason = "damaged or edited: its values do not match its crc; run verify --rebuild-index"
         raise CorpusError(path, reason)
     return Manifest(**value)
+
+
+def _crc(value: Mapping[str, Any]) -> int:
+    """CRC-32 of the values in canonical form, so that layout and key order do not matter."""
+    return zlib.crc32(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())

@@ -6,18 +6,25 @@ which of them are wanted, under which extensions they may come, and which must b
     OURS          KEY.json (a record), KEY.image0.jpg, KEY.audio0.flac, ...
     IMG2DATASET   KEY.jpg, KEY.txt, KEY.json
 
-Python's `tarfile` reads the archives, with its silent endings turned into errors. Everything in an
-archive comes out as a sample or as a reject: links, members that would leave the archive,
-duplicates and stray pieces of a sample are named, where `webdataset` passes over them in silence
+Python's `tarfile` reads the archives, with its silent endings turned into errors. Every run of
+members comes out as one sample or one reject: those with links, members that would leave the
+archive, duplicates and stray pieces are named, where `webdataset` passes over them in silence
 (measured: `docs/decisions.md`).
 """
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import IO, Any, NamedTuple
 
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.corpus.storage import Storage
@@ -25,6 +32,15 @@ from omni_diffusion.errors import CorpusError
 
 MAX_MEMBER_BYTES = 1 << 30
 """A larger member is rejected instead of being read into memory."""
+
+_MAX_HEADER_BYTES = 1 << 20
+"""Names and PAX records of one member; `tarfile` takes them into memory unasked."""
+
+_MAX_CLAIM = 1 << 50
+_CHUNK = 1 << 20
+_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+_EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", b"L", b"K")  # X: Solaris's PAX header
+_DAMAGE = (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,17 +93,28 @@ class MediaSample:
     unused: tuple[str, ...] = ()
 
 
+class _Member(NamedTuple):
+    name: str
+    data: bytes
+    fault: str | None
+
+
 @dataclass(slots=True)
 class _Group:
+    """Neighbours with one key: what they hold by extension, and their names in the tar."""
+
     key: str
     data: dict[str, bytes] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     fault: tuple[str, str] | None = None
 
 
 def read_media_tar(
     storage: Storage, name: str, layout: MediaLayout
 ) -> Iterator[MediaSample | Reject]:
-    """Samples and rejects of one tar, in its order. Compressed tars are read too.
+    """Samples and rejects of one tar, in its order: one for each run of members that share a key.
+
+    Tars that are compressed with gzip, bzip2 or xz are read too.
 
     Args:
         storage: where the tar is.
@@ -100,11 +127,7 @@ def read_media_tar(
     """
     finished: set[str] = set()
     group: _Group | None = None
-    for member in _members(storage, name):
-        if isinstance(member, Reject):
-            yield member
-            continue
-        path, data = member
+    for path, data, fault in _members(storage, name):
         key, suffix = split_name(path)
         if group is None or key != group.key:
             if group is not None:
@@ -115,7 +138,9 @@ def read_media_tar(
                 group.fault = ("scattered sample", f"other members of {key} stand earlier")
         if suffix in group.data:
             group.fault = ("duplicate member", f"{path} stands twice")
-        group.data[suffix] = data
+        if fault:
+            group.fault = (fault, path)
+        group.data[suffix], group.names[suffix] = data, path
     if group is not None:
         yield _finish(group, layout)
 
@@ -143,8 +168,8 @@ def _finish(group: _Group, layout: MediaLayout) -> MediaSample | Reject:
     return MediaSample(
         key=group.key,
         fields={name: group.data[suffix] for name, suffix in suffixes.items()},
-        names={name: f"{group.key}.{suffix}" for name, suffix in suffixes.items()},
-        unused=tuple(f"{group.key}.{s}" for s in sorted(group.data) if s not in used),
+        names={name: group.names[suffix] for name, suffix in suffixes.items()},
+        unused=tuple(group.names[suffix] for suffix in sorted(group.data) if suffix not in used),
     )
 
 
@@ -153,7 +178,7 @@ def _assign(group: _Group, layout: MediaLayout) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for name, patterns in layout.fields.items():
         for pattern in patterns:
-            regex = re.escape(pattern).replace(r"\#", r"(\d+)")
+            regex = re.escape(pattern).replace(r"\#", "([0-9]+)")
             for suffix in sorted(group.data):
                 if match := re.fullmatch(regex, suffix):
                     number = match[1] if match.re.groups else ""
@@ -161,27 +186,55 @@ def _assign(group: _Group, layout: MediaLayout) -> dict[str, str]:
     return chosen
 
 
-def _members(storage: Storage, name: str) -> Iterator[tuple[str, bytes] | Reject]:
-    path, last = storage.path(name), "(none)"
-    try:
-        with (
-            storage.open(name) as file,
-            tarfile.open(fileobj=file, mode="r|*", tarinfo=_StrictTarInfo) as archive,
-        ):
-            for info in archive:
-                if info.isdir():
-                    continue
-                if fault := _member_fault(info):
-                    yield Reject(key=info.name, stage="read", reason=fault, detail=path)
-                elif (content := archive.extractfile(info)) is not None:
-                    data = content.read()
-                    if len(data) != info.size:
-                        raise tarfile.ReadError("unexpected end of data")
-                    yield info.name, data
-                last = info.name
-    except (tarfile.TarError, EOFError, OSError) as error:
-        reason = f"damaged or truncated after member {last}: {error}"
-        raise CorpusError(path, reason) from error
+def _members(storage: Storage, name: str) -> Iterator[_Member]:
+    last = "(none)"
+    with storage.open(name) as raw:
+        try:
+            with (
+                _inflated(raw) as file,
+                tarfile.open(
+                    fileobj=file,
+                    mode="r:",
+                    tarinfo=_StrictTarInfo,
+                    encoding="utf-8",
+                    errors="backslashreplace",
+                ) as archive,
+            ):
+                while (info := archive.next()) is not None:
+                    archive.members.clear()  # it would keep the headers of the whole archive
+                    last = info.name
+                    if not info.isdir():
+                        fault = _member_fault(info)
+                        yield _Member(info.name, b"" if fault else _payload(archive, info), fault)
+                _check_end(file)
+        except _DAMAGE as error:
+            reason = f"damaged or truncated at or after member {last}: {error}"
+            raise CorpusError(storage.path(name), reason) from error
+
+
+def _inflated(raw: IO[bytes]) -> Any:
+    """The tar itself, read through its compressor where it has one (which checks its sums)."""
+    magic = raw.read(6)
+    raw.seek(0)
+    opener = next((_OPENERS[m] for m in _OPENERS if magic.startswith(m)), None)
+    return opener(raw) if opener else nullcontext(raw)
+
+
+def _payload(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    """A member's bytes, read in pieces: memory follows what is there, not what is claimed."""
+    content = archive.extractfile(info)
+    pieces = [] if content is None else list(iter(partial(content.read, _CHUNK), b""))
+    data = b"".join(pieces)
+    if len(data) != info.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return data
+
+
+def _check_end(file: IO[bytes]) -> None:
+    """Only zeros may follow the end mark: a zeroed header in mid-archive looks just like it."""
+    while chunk := file.read(_CHUNK):
+        if chunk.count(0) != len(chunk):
+            raise tarfile.ReadError("more data after the end mark")
 
 
 def _member_fault(info: tarfile.TarInfo) -> str | None:
@@ -200,8 +253,18 @@ class _StrictTarInfo(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictTarInfo:
         try:
-            return super().fromtarfile(archive)
+            info = super().fromtarfile(archive)
         except tarfile.HeaderError as error:
             if type(error).__name__ == "EOFHeaderError":  # the end-of-archive mark
                 raise
             raise tarfile.ReadError(str(error)) from error
+        if not 0 <= info.size <= _MAX_CLAIM:
+            raise tarfile.ReadError(f"{info.name} claims a size of {info.size} bytes")
+        return info
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictTarInfo:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _EXTENSIONS and not 0 <= info.size <= _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"an extended header claims a size of {info.size} bytes")
+        return info

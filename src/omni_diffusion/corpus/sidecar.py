@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -143,22 +145,22 @@ PARQUET_SETTINGS: dict[str, Any] = {
 }
 
 
-def open_parquet(storage: Storage, name: str) -> pq.ParquetFile:
-    """Open a Parquet file of a corpus, checking page checksums as it is read.
+@contextmanager
+def open_parquet(source: Any, path: object) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, checking page checksums as it is read.
+
+    Args:
+        source: a file name, or an open file.
+        path: named in errors.
 
     Raises:
-        CorpusError: it is absent or not Parquet.
+        CorpusError: it is not Parquet, or is damaged in a part that is read in the block.
     """
-    if storage.is_local:
-        if storage.size(name) is None:
-            raise CorpusError(storage.path(name), "there is no such file")
-        source: Any = storage.path(name)
-    else:
-        source = pa.BufferReader(storage.read(name))
     try:
-        return pq.ParquetFile(source, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise CorpusError(storage.path(name), f"not a readable Parquet file: {error}") from None
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise CorpusError(path, f"damaged, or not Parquet: {error}") from None
 
 
 def read_table(storage: Storage, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -167,36 +169,63 @@ def read_table(storage: Storage, name: str, columns: Sequence[str] | None = None
     Raises:
         CorpusError: it is absent or damaged.
     """
-    with open_parquet(storage, name) as file:
-        try:
-            return file.read(columns=None if columns is None else list(columns))
-        except (pa.ArrowException, OSError) as error:
-            raise CorpusError(storage.path(name), f"damaged: {error}") from None
+    if storage.size(name) is None:
+        raise CorpusError(storage.path(name), "there is no such file")
+    source = storage.path(name) if storage.is_local else pa.BufferReader(storage.read(name))
+    with open_parquet(source, storage.path(name)) as file:
+        return file.read(columns=None if columns is None else list(columns))
 
 
-def read_info(storage: Storage, number: int) -> ShardInfo:
-    """The shard-wide facts of a sidecar, without reading its rows.
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """A sidecar as it was read.
+
+    Attributes:
+        info: what it says of its shard.
+        table: its rows.
+        crc: CRC-32 of the whole file.
+    """
+
+    info: ShardInfo
+    table: pa.Table
+    crc: int
+
+
+def read_sidecar(storage: Storage, number: int) -> Sidecar:
+    """Read and check one sidecar, in one request.
 
     Raises:
-        CorpusError: absent, damaged, of another format version, or of another shard.
+        CorpusError: absent, damaged, of another format version, or of another shard, or with rows
+            that no writer makes.
     """
     name = sidecar_name(number)
-    with open_parquet(storage, name) as file:
-        metadata = file.schema_arrow.metadata or {}
-        if not file.schema_arrow.equals(SCHEMA):
-            raise CorpusError(storage.path(name), _schema_fault(file.schema_arrow))
-        rows = file.metadata.num_rows
+    path = storage.path(name)
+    if storage.size(name) is None:
+        raise CorpusError(path, "there is no such file")
+    data = storage.read(name)
+    with open_parquet(pa.BufferReader(data), path) as file:
+        table = file.read()
+        metadata = table.schema.metadata or {}
+    if not table.schema.equals(SCHEMA):
+        raise CorpusError(path, _schema_fault(table.schema))
+    info = _info(metadata, path)
+    if info.number != number:
+        raise CorpusError(path, f"is the sidecar of shard {info.number}")
+    if info.rows != table.num_rows:
+        raise CorpusError(path, f"says {info.rows} rows and holds {table.num_rows}")
+    table = table.replace_schema_metadata(None)
+    check_rows(table, info, path)
+    return Sidecar(info, table, zlib.crc32(data))
+
+
+def _info(metadata: Mapping[bytes, bytes], path: object) -> ShardInfo:
     try:
         info = ShardInfo(**json.loads(metadata[_META]))
     except (KeyError, TypeError, ValueError):
-        raise CorpusError(storage.path(name), "holds no shard information") from None
+        raise CorpusError(path, "holds no shard information") from None
     if info.format_version != FORMAT_VERSION:
         reason = f"format version {info.format_version}, this program reads {FORMAT_VERSION}"
-        raise CorpusError(storage.path(name), reason)
-    if info.number != number:
-        raise CorpusError(storage.path(name), f"is the sidecar of shard {info.number}")
-    if info.rows != rows:
-        raise CorpusError(storage.path(name), f"says {info.rows} rows and holds {rows}")
+        raise CorpusError(path, reason)
     return info
 
 
@@ -237,10 +266,8 @@ def check_fingerprints(
     """
     for name in sorted({*one, *other}):
         if one.get(name) != other.get(name):
-            reason = (
-                f"made with {name} {other.get(name, '(none)')}, "
-                f"but {one_path} with {one.get(name, '(none)')}"
-            )
+            mine, theirs = (f"{name} {f.get(name, '(none)')}" for f in (one, other))
+            reason = f"made with {theirs}, but {one_path} with {mine}"
             raise FingerprintError(other_path, reason)
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,7 @@ TEMPORARY = ".tmp-"
 """Files whose names begin so are being written, or were left by a writer that was killed."""
 
 _CHUNK = 1 << 20
+_PUT_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Storage:
         self.root = os.fspath(root).rstrip("/") or "/"
         if self.root.startswith("file://"):
             self.root = self.root.removeprefix("file://")
+        self._client: tuple[int, Any] | None = None
 
     @property
     def is_local(self) -> bool:
@@ -73,13 +76,29 @@ class Storage:
         Raises:
             StorageError: the store refused.
         """
+        version = self.version(name)
+        return None if version is None else version[0]
+
+    def version(self, name: str) -> tuple[int, str] | None:
+        """Bytes of one file and a text that changes when the file does; None where there is none.
+
+        Raises:
+            StorageError: the store refused.
+        """
         with self._named(name):
             try:
                 if self.is_local:
-                    return Path(self.path(name)).stat().st_size
-                return int(self._remote.info(self.path(name))["size"])
-            except FileNotFoundError:
+                    status = Path(self.path(name)).stat()
+                    is_file, size = stat.S_ISREG(status.st_mode), status.st_size
+                    mark = str(status.st_mtime_ns)
+                else:
+                    info = self._remote.info(self.path(name))
+                    is_file, size = info["type"] == "file", int(info["size"] or 0)
+                    # Stores say it in different words: an ETag, a time, a generation.
+                    mark = repr(sorted((k, str(v)) for k, v in info.items()))
+            except (FileNotFoundError, NotADirectoryError):
                 return None
+        return (size, mark) if is_file else None
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """Bytes `start` to `end` of a file (the whole file by default).
@@ -95,17 +114,18 @@ class Storage:
                 file.seek(start or 0)
                 return file.read(-1 if end is None else end - (start or 0))
 
-    def open(self, name: str) -> IO[bytes]:
-        """A seekable binary file for reading.
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """A seekable binary file for reading, open for the time of the block.
 
         Raises:
-            StorageError: there is no such file, or the store refused.
+            StorageError: there is no such file, or the store refused, also later in the block.
         """
         with self._named(name):
-            if self.is_local:
-                return Path(self.path(name)).open("rb")
-            file: IO[bytes] = self._remote.open(self.path(name), "rb")
-            return file
+            local = self.is_local
+            path = self.path(name)
+            with Path(path).open("rb") if local else self._remote.open(path, "rb") as file:
+                yield file
 
     @contextmanager
     def temporary(self, name: str) -> Iterator[Path]:
@@ -165,7 +185,7 @@ class Storage:
         Raises:
             StorageError: there is no such file, or the store refused.
         """
-        with self._named(name), self.open(name) as source, path.open("wb") as target:
+        with self.open(name) as source, path.open("wb") as target:
             while chunk := source.read(_CHUNK):
                 target.write(chunk)
 
@@ -181,12 +201,16 @@ class Storage:
             elif self._remote.exists(self.path(name)):
                 self._remote.rm_file(self.path(name))
 
-    @cached_property
+    @property
     def _remote(self) -> Any:
-        import fsspec
+        """The store's client: one a process, since its threads do not survive a fork."""
+        if self._client is None or self._client[0] != os.getpid():
+            import fsspec
 
-        # Listings must show what other writers have just published.
-        return fsspec.url_to_fs(self.root, use_listings_cache=False)[0]
+            # Listings must show what other writers have just published.
+            client = fsspec.url_to_fs(self.root, use_listings_cache=False)[0]
+            self._client = os.getpid(), client
+        return self._client[1]
 
     def _walk(self, folder: str) -> Iterator[Entry]:
         if not self.is_local:
@@ -216,10 +240,19 @@ class Storage:
 
     def _put(self, path: Path, name: str, *, replace: bool) -> None:
         mode = "overwrite" if replace else "create"
-        try:
-            self._remote.put_file(str(path), self.path(name), mode=mode)
-        except FileExistsError:
-            self._check_same(path, name)
+        for attempt in range(_PUT_ATTEMPTS):
+            try:
+                self._remote.put_file(str(path), self.path(name), mode=mode)
+                return
+            except FileExistsError:
+                self._check_same(path, name)
+                return
+            except OSError as error:
+                # S3's answer while another writer is putting the same object: ask again.
+                conflict = "ConditionalRequestConflict" in str(error)
+                if not conflict or attempt == _PUT_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)
 
     def _check_same(self, path: Path, name: str) -> None:
         with path.open("rb") as ours, self.open(name) as theirs:
@@ -242,7 +275,8 @@ class Storage:
         except OmniError:
             raise
         except FileNotFoundError:
-            raise StorageError(self.path(name), "there is no such file") from None
+            missing = "file" if self.is_local else "file or bucket"
+            raise StorageError(self.path(name), f"there is no such {missing}") from None
         except OSError as error:
             raise StorageError(self.path(name), _why(error)) from error
         except Exception as error:

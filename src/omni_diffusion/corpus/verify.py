@@ -7,39 +7,43 @@ row is made again from the bytes and compared.
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from omni_diffusion.corpus.index import (
     INDEX,
+    SIDECARS,
     KeySet,
     compact,
     corpus_digest,
+    file_digest,
     lengths_of,
     shard_numbers,
     tar_numbers,
 )
-from omni_diffusion.corpus.manifest import read_manifest
+from omni_diffusion.corpus.manifest import MANIFEST, read_manifest
 from omni_diffusion.corpus.rejects import read_rejects
 from omni_diffusion.corpus.shard import ShardReader, rescan
 from omni_diffusion.corpus.sidecar import (
     LENGTHS,
     SCHEMA,
     ShardInfo,
+    Sidecar,
     check_fingerprints,
-    check_rows,
     encode_sidecar,
     open_parquet,
-    read_info,
+    read_sidecar,
     read_table,
     sidecar_name,
     sidecar_table,
@@ -108,17 +112,17 @@ def verify(
         report.add(error)
         tars = tar_numbers(storage)
         numbers = [n for n in shard_numbers(storage, with_tar=False) if n in tars]
-    infos: dict[int, ShardInfo] = {}
-    for number, (info, problems) in _map_shards(storage, numbers, workers, on_shard):
+    found: dict[int, Sidecar] = {}
+    for number, (sidecar, problems) in _map_shards(storage, numbers, workers, on_shard):
         report.problems += problems
-        if info:
-            infos[number] = info
-    ordered = [infos[number] for number in sorted(infos)]
-    report.shards, report.rows = len(numbers), sum(info.rows for info in ordered)
-    report.rejects = sum(info.rejects for info in ordered)
+        if sidecar:
+            found[number] = sidecar
+    sidecars = [found[number] for number in sorted(found)]
+    report.shards, report.rows = len(numbers), sum(s.info.rows for s in sidecars)
+    report.rejects = sum(s.info.rejects for s in sidecars)
     for check in (_check_fingerprints, _check_keys, _check_index, _check_manifest):
         try:
-            check(storage, ordered, report)
+            check(storage, sidecars, report)
         except CorpusError as error:
             report.add(error)
     report.problems.sort(key=lambda problem: problem.path)
@@ -136,13 +140,15 @@ def rebuild_index(root: str | os.PathLike[str], on_shard: Progress | None = None
     """
     storage = Storage(root)
     numbers = tar_numbers(storage)
+    if not numbers:
+        raise CorpusError(storage.root, "holds no shards (no shards/NNNNN.tar)")
     for number in numbers:
         try:
-            info = read_info(storage, number)
+            read_sidecar(storage, number)
         except CorpusError:
             _rebuild_sidecar(storage, number, numbers)
             continue
-        found = check_shard(storage.root, number, info)[1]
+        found = check_shard(storage.root, number)[1]
         if found:
             raise CorpusError(found[0].path, f"{found[0].reason}; make this shard again")
     try:
@@ -152,26 +158,23 @@ def rebuild_index(root: str | os.PathLike[str], on_shard: Progress | None = None
     compact(storage, recipe_digest=recipe_digest, on_shard=on_shard)
 
 
-def check_shard(
-    root: str, number: int, info: ShardInfo | None = None
-) -> tuple[ShardInfo | None, list[Problem]]:
+def check_shard(root: str, number: int) -> tuple[Sidecar | None, list[Problem]]:
     """Check one shard against its sidecar and its rejects.
 
     Returns:
-        What the sidecar says (None where it cannot be read), and what is wrong.
+        The sidecar without its rows (None where it cannot be read), and what is wrong.
     """
     storage = Storage(root)
     report = Report(root=storage.root)
+    sidecar = None
     try:
-        info = info or read_info(storage, number)
-        table = read_table(storage, sidecar_name(number))
-        check_rows(table, info, storage.path(sidecar_name(number)))
-        _check_rejects(storage, info)
+        sidecar = read_sidecar(storage, number)
+        _check_rejects(storage, sidecar.info)
         with _local_tar(storage, number) as reader:
-            _check_tar(storage, info, table, reader, report)
+            _check_tar(storage, sidecar.info, sidecar.table, reader, report)
     except OmniError as error:
         report.add(error)
-    return info, report.problems
+    return sidecar and replace(sidecar, table=None), report.problems
 
 
 def _check_tar(
@@ -226,7 +229,7 @@ def _known_fingerprints(storage: Storage, numbers: Sequence[int]) -> dict[str, s
     except CorpusError:
         for number in numbers:
             try:
-                return dict(read_info(storage, number).fingerprints)
+                return dict(read_sidecar(storage, number).info.fingerprints)
             except CorpusError:
                 continue
     reason = "neither corpus.json nor any sidecar says with which tokenizers it was made"
@@ -251,42 +254,55 @@ def _check_rejects(storage: Storage, info: ShardInfo) -> None:
         raise CorpusError(path, f"holds {found} rejects, the sidecar says {info.rejects}")
 
 
-def _check_fingerprints(storage: Storage, infos: Sequence[ShardInfo], report: Report) -> None:
-    for info in infos[1:]:
-        paths = [storage.path(sidecar_name(i.number)) for i in (infos[0], info)]
+def _check_fingerprints(storage: Storage, sidecars: Sequence[Sidecar], report: Report) -> None:
+    for sidecar in sidecars[1:]:
+        one, other = sidecars[0].info, sidecar.info
+        paths = [storage.path(sidecar_name(info.number)) for info in (one, other)]
         try:
-            check_fingerprints(infos[0].fingerprints, info.fingerprints, *paths)
+            check_fingerprints(one.fingerprints, other.fingerprints, *paths)
         except CorpusError as error:
             report.add(error)
 
 
-def _check_keys(storage: Storage, infos: Sequence[ShardInfo], report: Report) -> None:
+def _check_keys(storage: Storage, sidecars: Sequence[Sidecar], report: Report) -> None:
     keys = KeySet()
-    for info in infos:
-        keys.add(_keys(storage, info.number), info.number)
+    for number in (sidecar.info.number for sidecar in sidecars):
+        keys.add(read_table(storage, sidecar_name(number), ["key"])["key"].to_pylist(), number)
     if twice := keys.duplicate(storage):
         report.problems.append(Problem(storage.root, twice))
 
 
-def _keys(storage: Storage, number: int) -> list[str]:
-    keys: list[str] = read_table(storage, sidecar_name(number), ["key"])["key"].to_pylist()
-    return keys
-
-
-def _check_index(storage: Storage, infos: Sequence[ShardInfo], report: Report) -> None:
-    path = storage.path(INDEX)
-    with open_parquet(storage, INDEX) as file:
+def _check_index(storage: Storage, sidecars: Sequence[Sidecar], report: Report) -> None:
+    if storage.size(INDEX) is None:
+        raise CorpusError(storage.path(INDEX), "there is no such file; run verify --rebuild-index")
+    with _local(storage, INDEX) as path, open_parquet(path, storage.path(INDEX)) as file:
         if not file.schema_arrow.equals(SCHEMA):
-            raise CorpusError(path, "has other columns than the sidecars")
-        if file.metadata.num_rows != sum(info.rows for info in infos):
+            raise CorpusError(storage.path(INDEX), "has other columns than the sidecars")
+        crcs = _sidecar_crcs(file, storage.path(INDEX))
+        for sidecar in sidecars:
+            number = sidecar.info.number
+            if crcs.get(str(number)) != sidecar.crc:
+                where = storage.path(sidecar_name(number))
+                reason = "is not the file that the index was made from"
+                report.problems.append(Problem(where, f"{reason}; run verify --rebuild-index"))
+        if file.metadata.num_rows != report.rows:
             reason = f"has {file.metadata.num_rows} rows, the sidecars {report.rows}"
-            raise CorpusError(path, f"{reason}; run verify --rebuild-index")
+            raise CorpusError(storage.path(INDEX), f"{reason}; run verify --rebuild-index")
         index = _Rows(file)
-        for info in infos:
-            sidecar = read_table(storage, sidecar_name(info.number))
-            if not index.take(info.rows).equals(sidecar.replace_schema_metadata(None)):
+        for info in (sidecar.info for sidecar in sidecars):
+            rows = read_table(storage, sidecar_name(info.number)).replace_schema_metadata(None)
+            if not index.take(info.rows).equals(rows):
                 reason = f"rows of shard {info.number} differ from its sidecar"
-                raise CorpusError(path, f"{reason}; run verify --rebuild-index")
+                raise CorpusError(storage.path(INDEX), f"{reason}; run verify --rebuild-index")
+
+
+def _sidecar_crcs(file: pq.ParquetFile, path: object) -> dict[str, int]:
+    try:
+        crcs: dict[str, int] = json.loads(file.metadata.metadata[SIDECARS.encode()])
+    except (KeyError, TypeError, ValueError):
+        reason = "does not say which sidecars it was made from; run verify --rebuild-index"
+        raise CorpusError(path, reason) from None
+    return crcs
 
 
 class _Rows:
@@ -304,28 +320,32 @@ class _Rows:
         return head
 
 
-def _check_manifest(storage: Storage, infos: Sequence[ShardInfo], report: Report) -> None:
+def _check_manifest(storage: Storage, sidecars: Sequence[Sidecar], report: Report) -> None:
     manifest = read_manifest(storage)
+    infos = [sidecar.info for sidecar in sidecars]
     lengths: Counter[str] = Counter()
     for info in infos:
         lengths.update(lengths_of(read_table(storage, sidecar_name(info.number), LENGTHS)))
+    with _local(storage, INDEX) as path:
+        index_digest = file_digest(path)
     expected = {
         "shards": report.shards,
         "rows": report.rows,
         "rejects": report.rejects,
         "digest": corpus_digest(infos),
+        "index_digest": index_digest,
         "lengths": {name: lengths[name] for name in LENGTHS},
         "fingerprints": dict(infos[0].fingerprints) if infos else {},
     }
     for name, value in expected.items():
         if (said := getattr(manifest, name)) != value:
-            reason = f"says {name} {said!r}, the shards say {value!r}"
-            report.problems.append(Problem(storage.path("corpus.json"), reason))
+            reason = f"says {name} {said!r}, the files say {value!r}"
+            report.problems.append(Problem(storage.path(MANIFEST), reason))
 
 
 def _map_shards(
     storage: Storage, numbers: Sequence[int], workers: int | None, on_shard: Progress | None
-) -> Iterator[tuple[int, tuple[ShardInfo | None, list[Problem]]]]:
+) -> Iterator[tuple[int, tuple[Sidecar | None, list[Problem]]]]:
     check = partial(check_shard, storage.root)
     workers = min(workers or os.cpu_count() or 1, len(numbers))
     done = 0
@@ -348,11 +368,16 @@ def _map_shards(
 
 @contextmanager
 def _local_tar(storage: Storage, number: int) -> Iterator[ShardReader]:
-    """A reader of a shard's tar; a remote one is downloaded for the time of the block."""
-    name = tar_name(number)
+    with _local(storage, tar_name(number)) as path:
+        yield ShardReader(path, storage.path(tar_name(number)))
+
+
+@contextmanager
+def _local(storage: Storage, name: str) -> Iterator[Path]:
+    """Path of a file on this machine; a remote one is downloaded for the time of the block."""
     if storage.is_local:
-        yield ShardReader(storage.path(name))
+        yield Path(storage.path(name))
         return
     with storage.temporary(name) as part:
         storage.download(name, part)
-        yield ShardReader(part, storage.path(name))
+        yield part
