@@ -271,10 +271,9 @@ def task_order(folder: str, workers: int, ranks: int) -> Fields:
         stream = SampleStream(
             corpus=Corpus(folder), batch_size=BATCH, seed=SEED, rank=rank, world_size=ranks
         )
-        loader = DataLoader(
-            _Keys(stream), batch_size=None, num_workers=workers, sampler=range(2 * len(stream))
-        )
-        return list(loader)
+        keys: Any = _Keys(stream)  # torch asks for a Dataset, and takes any sequence
+        steps = range(2 * len(stream))
+        return list(DataLoader(keys, batch_size=None, num_workers=workers, sampler=steps))
 
     digest = hashlib.sha256()
     for parts in zip(*map(keys_of, range(ranks)), strict=True):

@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from omni_diffusion.cli import media_options
+
 if TYPE_CHECKING:
     from omni_diffusion.corpus.sample import Sample
+    from omni_diffusion.tokenize.media import MediaTokenizers
 
 
 def command(
     corpus: str = typer.Argument(help="Folder or URL of a token corpus."),
     key: str = typer.Argument(help="Key of the sample."),
+    out: Path | None = typer.Option(
+        None, "-o", "--out", help="Also write its pictures, sounds and texts into this folder."
+    ),
+    image: str = media_options.IMAGE,
+    speech: str = media_options.SPEECH,
+    decoder: str = media_options.DECODER,
+    device: str = media_options.DEVICE,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Print record, spans and lengths of one sample; its bytes are checked on the way."""
+    """Print record, spans and lengths of one sample; its bytes are checked on the way.
+
+    With -o, what its codes stand for is written as files. A corpus that was made with the demo
+    tokenizers is decoded with them; for any other, name the ones that made it.
+    """
     from omni_diffusion.corpus.corpus import Corpus
 
-    sample = Corpus(corpus).get(key)
+    opened = Corpus(corpus)
+    sample = opened.get(key)
+    if out:
+        fingerprints = opened.manifest.fingerprints
+        demo = any("-demo-" in fingerprints.get(name, "") for name in ("image", "speech"))
+        tokenizers = media_options.tokenizers(demo, image, speech, decoder, device)
+        _write_media(sample, fingerprints, tokenizers, out)
     if as_json:
         typer.echo(json.dumps(_describe(sample), indent=2, ensure_ascii=False))
         return
@@ -27,6 +49,34 @@ def command(
 
     Console().print(_spans_table(sample))
     typer.echo(_record_text(sample))
+
+
+def _write_media(
+    sample: Sample, fingerprints: Mapping[str, str], tokenizers: MediaTokenizers, out: Path
+) -> None:
+    """One file a picture, sound and message, and the record; names begin with their order."""
+    import torch
+
+    from omni_diffusion.tokenize.codes import Codes
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "record.json").write_bytes(sample.record.to_json())
+    for i, message in enumerate(sample.record.messages):
+        (out / f"message{i}-{message.role}.txt").write_text(message.content, "utf-8")
+    for i, span in enumerate(_spans(sample)):
+        if span["stream"] not in ("image256", "image512", "speech"):
+            continue
+        rows = sample.streams[span["stream"]][span["start"] :][: span["length"]]
+        kind: Literal["image", "speech"] = "speech" if span["stream"] == "speech" else "image"
+        codes = Codes(
+            codes=torch.from_numpy(rows.astype("int32")),
+            kind=kind,
+            height=span["height"],
+            fingerprint=fingerprints.get(kind, "(none)"),
+            source=f"{sample.key}, span {i}",
+        )
+        stem = out / f"span{i}-{span['role']}-{span['stream']}"
+        typer.echo(tokenizers.decode_to_file(codes, stem), err=True)
 
 
 def _describe(sample: Sample) -> dict[str, Any]:

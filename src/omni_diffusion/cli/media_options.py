@@ -1,0 +1,44 @@
+"""Options that `encode`, `decode` and `show` share: which tokenizers to use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from omni_diffusion.tokenize.media import MediaTokenizers
+
+DEMO = typer.Option(False, "--demo", help="Use the small tokenizers that ship in this package.")
+IMAGE = typer.Option("showlab/magvitv2", "--image", help="Picture tokenizer: hub name or folder.")
+SPEECH = typer.Option(
+    "zai-org/glm-4-voice-tokenizer", "--speech", help="Speech tokenizer: hub name or folder."
+)
+DECODER = typer.Option(
+    "zai-org/glm-4-voice-decoder", "--speech-decoder", help="Speech decoder: hub name or folder."
+)
+DEVICE = typer.Option("cpu", "--device", help="Where to run: cpu, cuda, cuda:1, ...")
+
+
+def tokenizers(
+    demo: bool,
+    image: str,
+    speech: str,
+    decoder: str,
+    device: str,
+    resolution: int = 256,
+    crop: bool = True,
+) -> MediaTokenizers:
+    """The tokenizers that the options name."""
+    from omni_diffusion.tokenize.media import MediaTokenizers
+
+    if demo:
+        image = speech = decoder = "demo"
+    return MediaTokenizers(
+        image=image,
+        speech=speech,
+        speech_decoder=decoder,
+        resolution=resolution,
+        crop=crop,
+        device=device,
+    )

@@ -1,0 +1,151 @@
+"""Files to codes and codes to files, with whichever tokenizers the user named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import soundfile
+import torch
+from torch import Tensor
+
+from omni_diffusion.errors import FingerprintError, MediaError, WeightsError
+from omni_diffusion.tokenize.codes import Codes
+from omni_diffusion.tokenize.image.preprocess import PRESETS, load_picture, to_pictures, to_pixels
+from omni_diffusion.tokenize.image.tokenizer import ImageTokenizer
+from omni_diffusion.tokenize.speech.audio import load_audio
+from omni_diffusion.tokenize.speech.decoder import FlowDecoder
+from omni_diffusion.tokenize.speech.tokenizer import SpeechDecoder, SpeechTokenizer
+from omni_diffusion.tokenize.weights import DEMO
+
+IMAGE = "showlab/magvitv2"
+SPEECH = "zai-org/glm-4-voice-tokenizer"
+SPEECH_DECODER = "zai-org/glm-4-voice-decoder"
+
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".oga")
+"""Files that are taken for sounds; every other one is taken for a picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaTokenizers:
+    """The tokenizers by name; each is loaded when it is first needed.
+
+    Attributes:
+        image: of pictures, see `ImageTokenizer.from_pretrained`.
+        speech: of sounds, see `SpeechTokenizer.from_pretrained`.
+        speech_decoder: what makes sounds of codes, see `FlowDecoder.from_pretrained`.
+        resolution: length of a picture's shorter side in pixels.
+        crop: whether a picture is cut to a square.
+        device: where they run.
+    """
+
+    image: str = IMAGE
+    speech: str = SPEECH
+    speech_decoder: str = SPEECH_DECODER
+    resolution: int = 256
+    crop: bool = True
+    device: str = "cpu"
+
+    @classmethod
+    def demo(cls, resolution: int = 256, crop: bool = True) -> MediaTokenizers:
+        """The small ones that ship in the package."""
+        names = {"image": DEMO, "speech": DEMO, "speech_decoder": DEMO}
+        return cls(**names, resolution=resolution, crop=crop)
+
+    @cached_property
+    def image_tokenizer(self) -> ImageTokenizer:
+        """Loaded on first use."""
+        settings = replace(PRESETS["default"], crop="centre" if self.crop else "none")
+        return ImageTokenizer.from_pretrained(self.image, self.device, preprocessing=settings)
+
+    @cached_property
+    def speech_tokenizer(self) -> SpeechTokenizer:
+        """Loaded on first use."""
+        return SpeechTokenizer.from_pretrained(self.speech, self.device)
+
+    @cached_property
+    def _sounding(self) -> SpeechDecoder:
+        """What decodes speech codes; the demo's comes with its tokenizer."""
+        if self.speech_decoder != DEMO:
+            return FlowDecoder.from_pretrained(self.speech_decoder, self.device)
+        if self.speech != DEMO or self.speech_tokenizer.decoder is None:
+            raise WeightsError("the demo decoder understands the demo tokenizer's codes only")
+        return self.speech_tokenizer.decoder
+
+    def encode_file(self, path: Path) -> Codes:
+        """Codes of a picture or a sound.
+
+        Raises:
+            MediaError: the file cannot be used.
+            WeightsError: the tokenizer cannot be loaded.
+        """
+        if path.suffix.lower() in SOUNDS:
+            tokenizer = self.speech_tokenizer
+            return Codes(
+                codes=tokenizer.encode([load_audio(path)])[0],
+                kind="speech",
+                height=0,
+                fingerprint=tokenizer.fingerprint,
+                source=path.name,
+            )
+        settings = self.image_tokenizer.preprocessing
+        pixels = to_pixels(load_picture(path, settings), self.resolution, settings, str(path))
+        return Codes(
+            codes=self.image_tokenizer.encode(pixels[None])[0],
+            kind="image",
+            height=pixels.shape[1] // self.image_tokenizer.downsample_factor,
+            fingerprint=self.image_tokenizer.fingerprint,
+            source=path.name,
+        )
+
+    def decode_to_file(self, codes: Codes, stem: Path) -> Path:
+        """Write the picture (`.png`) or the sound (`.wav`) that codes stand for.
+
+        Args:
+            codes: what to decode.
+            stem: the file to write, without its extension.
+
+        Raises:
+            FingerprintError: another tokenizer made the codes.
+            CodeRangeError: a code outside the code book.
+        """
+        if codes.kind == "image":
+            _check_made_by(self.image_tokenizer, codes)
+            pixels = self.image_tokenizer.decode(codes.codes[None], codes.grid)
+            target = stem.with_name(f"{stem.name}.png")
+            to_pictures(pixels)[0].save(target)
+            return target
+        _check_family(self.speech, codes)
+        samples = self._sounding.decode(codes.codes)
+        target = stem.with_name(f"{stem.name}.wav")
+        _write_wav(samples, self._sounding.sample_rate_hz, target)
+        return target
+
+
+def is_demo(fingerprint: str) -> bool:
+    """Whether a fingerprint is one of the demo tokenizers'."""
+    return "-demo-" in fingerprint
+
+
+def _check_made_by(tokenizer: ImageTokenizer, codes: Codes) -> None:
+    """How the picture was prepared does not matter on the way back, the weights do."""
+    if not codes.fingerprint.startswith(tokenizer.weights_fingerprint):
+        reason = f"made by {codes.fingerprint}, but the tokenizer at hand is "
+        reason += tokenizer.fingerprint
+        raise FingerprintError(codes.source, reason)
+
+
+def _check_family(speech: str, codes: Codes) -> None:
+    """A decoder understands the codes of one tokenizer, but does not need it loaded."""
+    if is_demo(codes.fingerprint) != (speech == DEMO):
+        reason = f"made by {codes.fingerprint}, which {speech} does not understand"
+        raise FingerprintError(codes.source, reason)
+
+
+def _write_wav(samples: Tensor, sample_rate_hz: int, path: Path) -> None:
+    peak = float(samples.abs().max()) if len(samples) else 0.0
+    if not torch.isfinite(samples).all():
+        raise MediaError(path, "the decoded sound is not finite")
+    # 16-bit files hold -1 to 1; louder sounds are turned down as a whole, not cut.
+    soundfile.write(path, (samples / max(1.0, peak)).cpu().numpy(), sample_rate_hz, "PCM_16")
