@@ -221,18 +221,21 @@ class Index:
             CorpusError: absent, damaged, or of another schema.
         """
         self._storage = storage
-        place = read_table(storage, INDEX, ["shard", "offset", "size", "crc"])
-        if place.schema.types != [SCHEMA.field(name).type for name in place.schema.names]:
+        self._columns: dict[str, pa.Array] = {}
+        columns = read_table(storage, INDEX, ["key", "shard", "offset", "size", "crc"])
+        if columns.schema.types != [SCHEMA.field(name).type for name in columns.schema.names]:
             raise CorpusError(storage.path(INDEX), "has other columns; run verify --rebuild-index")
+        self._columns["key"] = columns["key"].combine_chunks()
+        # Through DLPack: `to_numpy` imports pandas, which takes longer than all the rest.
         self.shard, self.offset, self.size, self.crc = (
-            place[name].to_numpy() for name in ("shard", "offset", "size", "crc")
+            np.from_dlpack(columns[name].combine_chunks())
+            for name in ("shard", "offset", "size", "crc")
         )
-        self._columns: dict[str, pa.ChunkedArray] = {}
 
     def __len__(self) -> int:
         return len(self.shard)
 
-    def column(self, name: str) -> pa.ChunkedArray:
+    def column(self, name: str) -> pa.Array:
         """Any column of `sidecar.SCHEMA`, read once."""
         if name not in self._columns:
             self._columns[name] = read_table(self._storage, INDEX, [name])[name].combine_chunks()
@@ -240,8 +243,11 @@ class Index:
 
     def keys(self, rows: np.ndarray[Any, Any]) -> list[str]:
         """Keys of some rows."""
-        keys: list[str] = self.column("key").take(pa.array(rows)).to_pylist()
-        return keys
+        _, ends, text = self.column("key").buffers()
+        places = np.frombuffer(ends, np.int32)
+        starts, stops = places[rows].tolist(), places[rows + 1].tolist()
+        view = memoryview(text or b"")
+        return [str(view[a:b], "ascii") for a, b in zip(starts, stops, strict=True)]
 
     def find(self, key: str) -> int:
         """Row of a key.

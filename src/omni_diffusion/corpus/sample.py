@@ -23,7 +23,6 @@ is one `numpy.frombuffer`.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
+from isal.isal_zlib import crc32  # zlib's, at four times the speed
 from numpy.typing import NDArray
 
 from omni_diffusion.corpus.record import ROLES, Record
@@ -184,7 +184,7 @@ def encode_sample(sample: Sample) -> bytes:
         parts.append(stream.tobytes())
     counts = struct.pack("<HHI", len(parts), len(sample.spans), len(sample.record_json))
     body = b"".join([counts, table, sample.spans.tobytes(), *parts, sample.record_json])
-    return MAGIC + struct.pack("<I", zlib.crc32(body)) + body
+    return MAGIC + struct.pack("<I", crc32(body)) + body
 
 
 def stored_crc(data: bytes | memoryview) -> int:
@@ -211,7 +211,7 @@ def decode_sample(
         magic, stored, n_streams, n_spans, record_bytes = _HEAD.unpack_from(data)
         if magic != MAGIC:
             raise ValueError(f"starts with {bytes(magic)!r}, not {MAGIC!r}")
-        if zlib.crc32(data[_CHECKED_FROM:]) != stored:
+        if crc32(data[_CHECKED_FROM:]) != stored:
             raise ValueError(f"damaged: its CRC-32 is not the {stored:08x} that it carries")
         if crc is not None and crc != stored:
             raise ValueError(f"carries CRC-32 {stored:08x}, the index says {crc:08x}")

@@ -58,16 +58,17 @@ class SampleStream:
 
     def rows(self, step: int) -> Rows:
         """Rows of the whole batch of a step, int64 [batch_size]; any step from 0 on."""
+        block = min(_BLOCK, len(self.corpus))
         first, last = step * self.batch_size, (step + 1) * self.batch_size - 1
-        blocks = [self._block(number) for number in range(first // _BLOCK, last // _BLOCK + 1)]
-        start = first % _BLOCK
+        blocks = [self._block(number, block) for number in range(first // block, last // block + 1)]
+        start = first % block
         return np.concatenate(blocks)[start : start + self.batch_size]
 
-    def _block(self, number: int) -> Rows:
-        """Rows of `_BLOCK` positions: arithmetic on long arrays costs a tenth of that on short."""
+    def _block(self, number: int, length: int) -> Rows:
+        """Rows of a run of positions: arithmetic on long arrays costs a tenth of that on short."""
         if number not in self._blocks:
             n = len(self.corpus)
-            positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK)
+            positions = np.arange(number * length, (number + 1) * length)
             rows = positions % n
             if self.seed is not None:
                 for epoch in range(int(positions[0]) // n, int(positions[-1]) // n + 1):
