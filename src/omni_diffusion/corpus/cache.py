@@ -20,7 +20,6 @@ from omni_diffusion.errors import CorpusError, StorageError
 
 FOLDER = "omni-diffusion-shards"
 
-_ATTEMPTS = 20
 _ABANDONED_S = 24 * 3600
 """Age at which a half-made download counts as left by a killed process."""
 
@@ -53,44 +52,50 @@ class ShardCache:
             StorageError: there is no such file, or the store or the disk refused.
             CorpusError: it is empty.
         """
-        for _ in range(_ATTEMPTS):
-            path = self.fetch(storage, name)
-            try:
-                return ShardReader(path, storage.path(name))
-            except CorpusError:
-                if path.exists():
-                    raise
-                # Another thread or process needed the room before this one had mapped the file.
-        reason = f"dropped {_ATTEMPTS} times before it could be opened: limit_bytes is too small"
-        raise StorageError(self.folder, reason)
+        path, size = self._place(storage, name)
+        with self._lock:
+            if _touch(path):
+                with contextlib.suppress(CorpusError):  # another process has just dropped it
+                    return ShardReader(path, storage.path(name))
+            return self._download(storage, name, path, size)
 
     def fetch(self, storage: Storage, name: str) -> Path:
         """Local path of a remote file, downloaded where it is not there yet.
 
-        The copy's name says URL, size and what the store says of the version (its ETag or time),
-        so a shard that was replaced is fetched again. The path holds until somebody needs the room.
+        The path holds until somebody needs the room; `reader` gives what holds longer.
 
         Raises:
             StorageError: there is no such file, or the store or the disk refused.
+            CorpusError: it is empty.
+        """
+        path, size = self._place(storage, name)
+        with self._lock:
+            if not _touch(path):
+                self._download(storage, name, path, size)
+        return path
+
+    def _place(self, storage: Storage, name: str) -> tuple[Path, int]:
+        """Where the copy of a file is or would be, and the file's size.
+
+        Its name says URL, size and what the store says of the version (its ETag or time), so a
+        shard that was replaced is fetched again.
         """
         version = storage.version(name)
         if version is None:
             raise StorageError(storage.path(name), "there is no such file")
         size, mark = version
         digest = hashlib.sha256(f"{storage.path(name)}|{size}|{mark}".encode()).hexdigest()[:32]
-        path = self.folder / f"{digest}.shard"
-        with self._lock:
-            try:
-                os.utime(path)  # its modification time says when it was last used
-                return path
-            except FileNotFoundError:
-                pass
-            self._make_room(size)
-            local = Storage(self.folder)
-            with local.temporary(path.name) as part:
-                storage.download(name, part)
-                local.publish(part, path.name, replace=True)
-            return path
+        return self.folder / f"{digest}.shard", size
+
+    def _download(self, storage: Storage, name: str, path: Path, size: int) -> ShardReader:
+        """Fetch a file; it is mapped before others can see it and drop it."""
+        self._make_room(size)
+        local = Storage(self.folder)
+        with local.temporary(path.name) as part:
+            storage.download(name, part)
+            reader = ShardReader(part, storage.path(name))
+            local.publish(part, path.name, replace=True)
+        return reader
 
     def used_bytes(self) -> int:
         """Size of all copies together."""
@@ -119,3 +124,12 @@ class ShardCache:
             # A reader that has mapped the file keeps its bytes; only the name goes.
             path.unlink(missing_ok=True)
             excess -= held
+
+
+def _touch(path: Path) -> bool:
+    """Whether a copy is there; its modification time says when it was last used."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True

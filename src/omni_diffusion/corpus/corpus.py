@@ -113,8 +113,10 @@ class Corpus:
 
     def _open(self, shard: int) -> ShardReader:
         name = tar_name(shard)
-        path = self._cache.fetch(self.storage, name) if self._cache else self.storage.path(name)
         if len(self._readers) >= _OPEN_SHARDS:
             self._readers.popitem(last=False)
-        self._readers[shard] = ShardReader(path, self.storage.path(name))
+        if self._cache:
+            self._readers[shard] = self._cache.reader(self.storage, name)
+        else:
+            self._readers[shard] = ShardReader(self.storage.path(name))
         return self._readers[shard]
