@@ -24,7 +24,10 @@ from typing import Any
 import numpy as np
 import typer
 
-from results import machine, save
+# This folder holds a module that is named as the library `tokenizers` is.
+sys.path[0] = str(Path(__file__).parents[1])
+
+from benchmarks.results import machine, save  # noqa: E402
 
 BATCH = 64
 SEED = 7

@@ -8,13 +8,17 @@ claimed for accelerators: none was at hand when this was written, and none is us
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
+
+# This folder holds a module that is named as the library `tokenizers` is.
+sys.path[0] = str(Path(__file__).parents[1])
 
 import typer
 
-import tokenizers_image
-import tokenizers_speech
-from results import machine, save
+from benchmarks import tokenizers_image, tokenizers_speech  # noqa: E402
+from benchmarks.results import machine, save  # noqa: E402
 
 
 def benchmark(images: int, clips: int, repeats: int, resolutions: list[int]) -> dict[str, Any]:

@@ -7,8 +7,6 @@ default memory layout, one operation after the other.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -198,17 +196,3 @@ def run(
     }
     torch.set_num_threads(before)
     return {"images": images, "repeats": repeats, "threads": threads, "resolutions": found}
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--resolutions", type=int, nargs="+", default=[256, 512])
-    parser.add_argument("--threads", type=int, default=1)
-    print(json.dumps(run(**vars(parser.parse_args())), indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from corpora import make_corpus, make_sample
 
+from corpora import make_corpus, make_sample
 from omni_diffusion.corpus.index import compact
 from omni_diffusion.corpus.shard import write_shard
 from omni_diffusion.corpus.sidecar import sidecar_name, tar_name

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from corpora import FINGERPRINTS, make_sample
 from PIL import Image
 from test_corpus_verbs import omni
 
+from corpora import FINGERPRINTS, make_sample
 from omni_diffusion.corpus.index import compact
 from omni_diffusion.corpus.shard import write_shard
 from omni_diffusion.corpus.storage import Storage

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from vectors import vector_set
 
 from omni_diffusion.tokenize.chat import (
     ChatTemplate,
@@ -16,6 +15,7 @@ from omni_diffusion.tokenize.chat import (
 from omni_diffusion.tokenize.prompts import TASKS, task_messages
 from omni_diffusion.tokenize.text import TextTokenizer
 from omni_diffusion.tokenize.vocabulary import CONTROL_PATTERN
+from vectors import vector_set
 
 FOLDER = vector_set("chat_sequence")
 LAYOUT = json.loads((FOLDER / "id_layout.json").read_text("utf-8"))

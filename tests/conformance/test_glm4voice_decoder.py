@@ -7,9 +7,9 @@ top of that. Arrays that a copy of the set leaves out are not asked for.
 import numpy as np
 import pytest
 import torch
-from vectors import vector_set
 
 from omni_diffusion.tokenize.speech.decoder import NOISE_SEED, FlowDecoder
+from vectors import vector_set
 
 FOLDER = vector_set("glm4voice_decoder")
 EXPECTED = dict(np.load(FOLDER / "expected.npz"))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from vectors import vector_set
 
 from omni_diffusion.tokenize.speech.audio import Waveform, load_audio, resample
 from omni_diffusion.tokenize.speech.mel import SAMPLE_RATE_HZ, log_mel
@@ -20,6 +19,7 @@ from omni_diffusion.tokenize.speech.whisper_vq import (
     WhisperVQEncoder,
     query_blocks,
 )
+from vectors import vector_set
 
 VECTORS = vector_set("glm4voice_tokenizer")
 REDUCED = dict(np.load(VECTORS / "reduced_expected.npz"))

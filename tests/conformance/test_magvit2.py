@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from vectors import vector_set
 
 from omni_diffusion.tokenize.image.config import MagvitConfig
 from omni_diffusion.tokenize.image.lfq import LookupFreeQuantizer
@@ -28,6 +27,7 @@ from omni_diffusion.tokenize.image.preprocess import (
 )
 from omni_diffusion.tokenize.image.tokenizer import ImageTokenizer
 from omni_diffusion.tokenize.weights import load_into, load_tensors
+from vectors import vector_set
 
 SET = vector_set("magvit2")
 REDUCED = dict(np.load(SET / "reduced_expected.npz"))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from vectors import vector_set
 
 from omni_diffusion.tokenize.speech.fbank import log_mel
 from omni_diffusion.tokenize.speech.sensevoice import SpeechFeatures
+from vectors import vector_set
 
 FOLDER = vector_set("sensevoice")
 EXPECTED = dict(np.load(FOLDER / "expected.npz"))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import files_of, make_corpus, make_sample, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corpora import files_of, make_corpus, make_sample, same
 from omni_diffusion.corpus.cache import FOLDER, ShardCache
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.sidecar import tar_name

@@ -5,9 +5,9 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from corpora import make_corpus, samples
 from hypothesis import given
 
+from corpora import make_corpus, samples
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.sample import BY_NAME, Sample, encode_sample
 from omni_diffusion.corpus.sidecar import SCHEMA, tar_name

@@ -13,11 +13,11 @@ import datasets
 import numpy as np
 import pytest
 import webdataset as wds
-from corpora import FINGERPRINTS, make_corpus, make_sample, same, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from corpora import FINGERPRINTS, make_corpus, make_sample, same, samples
 from omni_diffusion.corpus import interop
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.interop import from_webdataset

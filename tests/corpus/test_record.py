@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from corpora import records
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corpora import records
 from omni_diffusion.corpus.record import Record, check_key
 from omni_diffusion.errors import RecordError
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from corpora import make_sample, same, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corpora import make_sample, same, samples
 from omni_diffusion.corpus.record import Record
 from omni_diffusion.corpus.sample import (
     SPAN,

@@ -10,10 +10,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from corpora import FINGERPRINTS, files_of, make_corpus, make_sample, same, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corpora import FINGERPRINTS, files_of, make_corpus, make_sample, same, samples
 from omni_diffusion.corpus import tar
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.index import compact

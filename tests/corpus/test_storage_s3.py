@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import s3fs
-from corpora import FINGERPRINTS, files_of, make_corpus, make_sample, same
 
+from corpora import FINGERPRINTS, files_of, make_corpus, make_sample, same
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.index import compact
 from omni_diffusion.corpus.media import OURS, read_media_tar

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import make_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corpora import make_corpus
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.order import permute
 from omni_diffusion.corpus.stream import SampleStream

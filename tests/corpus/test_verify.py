@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from corpora import FINGERPRINTS, files_of, make_corpus, make_sample, same
 
+from corpora import FINGERPRINTS, files_of, make_corpus, make_sample, same
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.index import INDEX, compact, write_row_groups
 from omni_diffusion.corpus.rejects import Reject

@@ -1,0 +1,1 @@
+"""Measurements that issues and documents quote; each script runs by itself."""
