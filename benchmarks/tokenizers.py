@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import typer
+
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
-
-import typer
 
 from benchmarks import tokenizers_image, tokenizers_speech  # noqa: E402
 from benchmarks.results import machine, save  # noqa: E402
