@@ -74,7 +74,7 @@ def load_recipe(path: str | os.PathLike[str], model: type[R], overrides: Sequenc
         RecipeError: names the file, the key and, for a misspelt key, the nearest valid one.
     """
     node, value = _parse(_read(path), path)
-    value = {} if node is None else value
+    value = {} if value is None else value
     if not isinstance(value, dict):
         raise RecipeError(f"{path}: must hold keys and values, holds {type(value).__name__}")
     for override in overrides:
@@ -159,7 +159,8 @@ class _Loader(yaml.SafeLoader):
             if node.tag not in _TAGS:
                 raise ValueError
             if isinstance(node, yaml.ScalarNode):
-                node.value.encode()
+                # JSON writes some characters as two halves; one half alone is an error.
+                node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
             return super().construct_object(node, deep)
         except (ValueError, LookupError):
             problem = f"{shown} cannot be a value; a date and the like must stand in quotes"
@@ -183,7 +184,12 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Puts text in quotes wherever `_Loader` would read something else."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # YAML folds line breaks, of which Unicode has several, in all but double quotes.
+        return self.represent_scalar(_TEXT, data, style=None if data.isprintable() else '"')
 
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver(
         _FLOAT,
@@ -241,6 +247,8 @@ def _reason(fault: Any, model: type[Recipe]) -> str:
         return f"unknown key; {hint}"
     if fault["type"] == "missing":
         return "is missing"
+    if fault["type"] == "json_invalid":  # the JSON is our own: only its depth can be too much
+        return "nested too deeply"
     message = fault["msg"][0].lower() + fault["msg"][1:]
     return f"{message}, got {reprlib.repr(fault['input'])}"
 
