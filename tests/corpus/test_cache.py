@@ -175,3 +175,13 @@ def test_what_a_killed_download_left_goes_after_a_day(remote: Storage, tmp_path:
     os.utime(old, (1e9, 1e9))
     cache.fetch(remote, tar_name(0))
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_pass_keeps_no_more_mapped_than_the_cache_may_hold(
+    remote: Storage, tmp_path: Path
+) -> None:
+    """A deleted file that is still mapped takes its room on the disk all the same."""
+    corpus = Corpus(remote.root, ShardCache(tmp_path, size_of_one(remote)))
+    assert len(list(corpus)) == len(corpus)
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if ".shard" in line]
+    assert len([line for line in mapped if str(tmp_path) in line]) <= 1

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpora import make_corpus
+from corpora import make_corpus, same
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.order import permute
 from omni_diffusion.corpus.stream import SampleStream
@@ -119,3 +119,13 @@ def test_a_corpus_can_be_handed_to_another_process(corpus) -> None:
     corpus.sample(0)
     again = copy.copy(corpus)  # by the protocol that worker processes use
     assert again.sample(3).key == corpus.sample(3).key
+
+
+def test_worker_processes_give_the_same_samples(corpus) -> None:
+    from torch.utils.data import DataLoader
+
+    stream = SampleStream(corpus=corpus, batch_size=4, seed=1)
+    for batch, again in zip(
+        stream, DataLoader(stream, batch_size=None, num_workers=2), strict=True
+    ):
+        assert all(same(one, other) for one, other in zip(batch, again, strict=True))

@@ -113,10 +113,17 @@ class Corpus:
 
     def _open(self, shard: int) -> ShardReader:
         name = tar_name(shard)
-        if len(self._readers) >= _OPEN_SHARDS:
-            self._readers.popitem(last=False)
         if self._cache:
             self._readers[shard] = self._cache.reader(self.storage, name)
         else:
             self._readers[shard] = ShardReader(self.storage.path(name))
+        while len(self._readers) > 1 and self._too_much_is_open():
+            self._readers.popitem(last=False)
         return self._readers[shard]
+
+    def _too_much_is_open(self) -> bool:
+        """A dropped copy takes its room on the disk for as long as it is mapped."""
+        if len(self._readers) > _OPEN_SHARDS:
+            return True
+        mapped = sum(len(reader.data) for reader in self._readers.values()) if self._cache else 0
+        return self._cache is not None and mapped > self._cache.limit_bytes

@@ -97,6 +97,10 @@ class Sample:
     spans: NDArray[Any]
     record_json: bytes | memoryview
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A sample can be handed to another process, which a view of a file cannot."""
+        return {**self.__dict__, "record_json": bytes(self.record_json)}
+
     @cached_property
     def record(self) -> Record:
         """The conversation, parsed when first asked for."""
