@@ -24,9 +24,11 @@ def train(kind: str, out_dir: Path, options: Sequence[str]) -> None:
     """Run one of the scripts of `demo_tokenizers`; stop with its exit status if it fails."""
     target = ["--output", str(out_dir / "text.json")] if kind == "text" else [str(out_dir)]
     out_dir.mkdir(parents=True, exist_ok=True)
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-m", f"demo_tokenizers.{kind}", *target, *options],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
         check=False,
     )
     if done.returncode:
