@@ -53,6 +53,10 @@ class StorageError(CorpusError):
     """A file system or object store refused to read, write or list."""
 
 
+class DiskFullError(StorageError):
+    """There is no room left to write: trying again does not help."""
+
+
 class WeightsError(OmniError):
     """Model weights are absent, unreadable or of another layout than the code expects."""
 
@@ -76,3 +80,11 @@ class CodeRangeError(OmniError):
 
 class TextError(OmniError):
     """A text cannot be tokenized: it holds something that is not a Unicode character."""
+
+
+class SourceError(OmniError):
+    """A source of records is not there, or not of the form that the recipe says."""
+
+
+class JobError(OmniError):
+    """A job cannot start or cannot go on."""

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from omni_diffusion import __version__
-from omni_diffusion.cli import decode, encode, show, verify
+from omni_diffusion.cli import decode, encode, run, show, status, tokenize, verify
 from omni_diffusion.errors import OmniError
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ def _root(
         raise typer.Exit
 
 
-for _verb in (verify, show, encode, decode):
+for _verb in (tokenize, run, status, verify, show, encode, decode):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 
 

@@ -36,10 +36,11 @@ def _bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _lines(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    last = time.monotonic()
+    last: float | None = None
 
     def update(done: int, total: int) -> None:
         nonlocal last
+        last = last or time.monotonic()  # it may begin long after it was made
         if time.monotonic() - last >= _LINE_EVERY_S:
             last = time.monotonic()
             print(f"{what}: {done} of {total} {unit}", file=sys.stderr, flush=True)

@@ -48,10 +48,19 @@ class ShardWriter:
         storage: the corpus root.
         number: the shard's number.
         fingerprints: what makes the tokens; written into the sidecar.
+        replace: take the place of a finished shard. It is removed first, sidecar ahead, so whoever
+            looks in between finds no shard rather than half of each.
     """
 
-    def __init__(self, storage: Storage, number: int, fingerprints: Mapping[str, str]) -> None:
-        self._storage, self._number = storage, number
+    def __init__(
+        self,
+        storage: Storage,
+        number: int,
+        fingerprints: Mapping[str, str],
+        *,
+        replace: bool = False,
+    ) -> None:
+        self._storage, self._number, self._replace = storage, number, replace
         self._fingerprints = dict(sorted(fingerprints.items()))
         self._rows: dict[str, dict[str, Any]] = {}
         self._rejects: list[Reject] = []
@@ -101,6 +110,11 @@ class ShardWriter:
         """Account for a record that is not in the shard."""
         self._rejects.append(reject)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the tar so far."""
+        return self._at
+
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._digest.update(data)
@@ -109,6 +123,9 @@ class ShardWriter:
     def _commit(self) -> None:
         self._write(tar.END)
         self._file.close()
+        if self._replace:
+            for name in (sidecar_name, tar_name, rejects_name):
+                self._storage.remove(name(self._number))
         if self._rejects:
             data = encode_rejects(self._rejects)
             self._storage.publish_bytes(data, rejects_name(self._number))

@@ -17,17 +17,18 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from omni_diffusion.errors import OmniError, ShardConflictError, StorageError
+from omni_diffusion.errors import DiskFullError, OmniError, ShardConflictError, StorageError
 
 TEMPORARY = ".tmp-"
 """Files whose names begin so are being written, or were left by a writer that was killed."""
 
 _CHUNK = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PUT_ATTEMPTS = 5
 
 
@@ -220,8 +221,10 @@ class Storage:
             return
         root = Path(self.root)
         for path in (root / folder).rglob("*"):
-            if path.is_file():
-                yield Entry(path.relative_to(root).as_posix(), path.stat().st_size)
+            with suppress(FileNotFoundError):  # somebody's temporary file, published by now
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    yield Entry(path.relative_to(root).as_posix(), status.st_size)
 
     def _link(self, path: Path, target: Path, name: str) -> None:
         try:
@@ -278,7 +281,8 @@ class Storage:
             missing = "file" if self.is_local else "file or bucket"
             raise StorageError(self.path(name), f"there is no such {missing}") from None
         except OSError as error:
-            raise StorageError(self.path(name), _why(error)) from error
+            kind = DiskFullError if error.errno in _NO_ROOM else StorageError
+            raise kind(self.path(name), _why(error)) from error
         except Exception as error:
             # Clients of object stores have exception families of their own.
             if self.is_local:
@@ -289,8 +293,8 @@ class Storage:
 def _why(error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"{error}; install the extra for this kind of URL, e.g. omni-diffusion[s3]"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full"
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return f"the disk is full ({error.strerror})"
     return str(error) or type(error).__name__
 
 

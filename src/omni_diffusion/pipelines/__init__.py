@@ -1,0 +1,1 @@
+"""Jobs on Ray: sources, the engine, and one module a job."""

@@ -1,0 +1,205 @@
+"""`runs/ID.json`: what a run did, while it runs and for good.
+
+The driver writes the file again every few seconds. `status` and the audit read it; nothing in a
+corpus depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.errors import CorpusError
+from omni_diffusion.pipelines.pool import AtWork
+from omni_diffusion.pipelines.shard_work import Outcome
+
+FOLDER = "runs"
+WRITE_EVERY_S = 3.0
+SLOW = 3.0
+"""A partition that takes so many times the median is called a straggler."""
+
+ENDED = frozenset({"finished", "stopped", "failed"})
+"""States after which a run does nothing more."""
+
+SILENT_S = 60.0
+"""A run whose file is older than this is taken for dead."""
+
+_RECENT = 200
+
+
+@dataclass(slots=True)
+class Run:
+    """The state of one run. Times are UTC in ISO 8601; `rows` and `rejects` are of this run alone.
+
+    Attributes:
+        run: its id, which sorts by time.
+        job: the verb.
+        recipe_digest: of what makes the bytes.
+        state: `starting`, `running`, `draining`, `finished`, `stopped` or `failed`.
+        partitions: `total`, `done` (also by earlier runs), `given_up`.
+        reasons: rejected records by `stage: reason`.
+        given_up: number, name and last error of each partition that failed too often.
+        failures: attempts that did not succeed, by the type of their error.
+        stragglers: partitions at work for more than `SLOW` times the median.
+        actors: `wanted` and `ready`.
+        busy_share: share of the ready actors' time that went into partitions.
+        records_per_s: of this run, since the first actor was ready.
+        eta_s: seconds to the end at that rate, or None.
+        ramp_s: from the start until all wanted actors were at work, or None.
+        message: why it ended, in words.
+    """
+
+    run: str
+    job: str
+    recipe_digest: str
+    retrying_rejects: bool = False
+    state: str = "starting"
+    started: str = ""
+    updated: str = ""
+    host: str = ""
+    pid: int = 0
+    partitions: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+    rejects: int = 0
+    size: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    given_up: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
+    stragglers: list[dict[str, Any]] = field(default_factory=list)
+    actors: dict[str, int] = field(default_factory=dict)
+    busy_share: float = 0.0
+    records_per_s: float = 0.0
+    eta_s: float | None = None
+    ramp_s: float | None = None
+    wall_s: float = 0.0
+    message: str = ""
+
+
+class RunFile:
+    """Counts what happens in a run and keeps its file up to date.
+
+    Args:
+        storage: the output.
+        run: its first state.
+        write_every_s: how often the file is written at most.
+    """
+
+    def __init__(self, storage: Storage, run: Run, write_every_s: float = WRITE_EVERY_S) -> None:
+        self.run = run
+        self._storage, self._every = storage, write_every_s
+        self._born = time.monotonic()
+        self._written = -1e9
+        self._working_since: float | None = None
+        self._actor_seconds = self._busy_s = 0.0
+        self._ticked = self._born
+        self._recent: list[float] = []
+        run.started, run.host, run.pid = _now(), socket.gethostname(), os.getpid()
+
+    def median_s(self) -> float | None:
+        """Seconds that a partition took lately, or None before the first."""
+        return statistics.median(self._recent) if self._recent else None
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one committed shard."""
+        run = self.run
+        run.rows += outcome.rows
+        run.rejects += outcome.rejects
+        run.size += outcome.size
+        run.reasons = dict(Counter(run.reasons) + Counter(outcome.reasons))
+        self._busy_s += outcome.busy_s
+        self._recent = [*self._recent[-_RECENT:], outcome.busy_s]
+
+    def tick(self, wanted: int, ready: int, at_work: Sequence[AtWork]) -> None:
+        """Bring rates, actors and stragglers up to date; write the file if it is time."""
+        run, now = self.run, time.monotonic()
+        run.actors = {"wanted": wanted, "ready": ready}
+        self._actor_seconds += ready * (now - self._ticked)
+        self._ticked = now
+        if ready and self._working_since is None:
+            self._working_since = now
+        if run.ramp_s is None and wanted and len(at_work) >= wanted:
+            run.ramp_s = round(now - self._born, 3)
+        working = now - (self._working_since or now)
+        under_way = sum(work.seconds for work in at_work)
+        if self._actor_seconds:
+            busy = (self._busy_s + under_way) / self._actor_seconds
+            run.busy_share = round(min(1.0, busy), 4)
+        records = run.rows + run.rejects
+        if records and working:
+            run.records_per_s = round(records / working, 3)
+        run.eta_s = self._eta(working)
+        median = self.median_s()
+        run.stragglers = [
+            {"partition": work.number, "seconds": round(work.seconds, 1), "actor": work.where}
+            for work in at_work
+            if median and work.seconds > SLOW * median
+        ]
+        run.wall_s = round(now - self._born, 3)
+        if now - self._written >= self._every:
+            self.write()
+
+    def _eta(self, working_s: float) -> float | None:
+        done = self.run.partitions.get("done_now", 0)
+        left = self.run.partitions["total"] - self.run.partitions["done"]
+        return round(working_s / done * left, 1) if done else None
+
+    def write(self) -> None:
+        """Write the file.
+
+        Raises:
+            StorageError: the store refused.
+        """
+        self._written = time.monotonic()
+        self.run.updated = _now()
+        text = json.dumps(asdict(self.run), indent=2) + "\n"
+        self._storage.publish_bytes(text.encode(), f"{FOLDER}/{self.run.run}.json", replace=True)
+
+
+def new_run_id() -> str:
+    """An id that sorts by time and that no other run has."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
+
+
+def read_runs(storage: Storage) -> list[Run]:
+    """All runs of an output, oldest first.
+
+    Raises:
+        CorpusError: a run file is damaged.
+    """
+    names = (entry.name for entry in storage.list(FOLDER))
+    return [_read(storage, name) for name in names if name.endswith(".json")]
+
+
+def last_run(storage: Storage) -> Run | None:
+    """The newest run of an output, or None.
+
+    Raises:
+        CorpusError: its file is damaged.
+    """
+    names = [e.name for e in storage.list(FOLDER) if e.name.endswith(".json")]
+    return _read(storage, names[-1]) if names else None
+
+
+def seconds_since(moment: str) -> float:
+    """Seconds from a time of a run file until now."""
+    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+
+
+def _read(storage: Storage, name: str) -> Run:
+    try:
+        return Run(**json.loads(storage.read(name)))
+    except (ValueError, TypeError) as error:
+        raise CorpusError(storage.path(name), f"damaged: {error}") from None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

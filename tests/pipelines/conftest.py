@@ -1,0 +1,31 @@
+"""One Ray cluster of three nodes for the whole test run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SUPPORT = str(Path(__file__).parents[1] / "support")
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """Address of a cluster: a head and two more nodes, two CPUs each."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    # Workers must find the jobs of the tests.
+    os.environ["PYTHONPATH"] = SUPPORT
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
+    )
+    for _ in range(2):
+        cluster.add_node(num_cpus=2)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+    yield cluster.address
+    ray.shutdown()
+    cluster.shutdown()
