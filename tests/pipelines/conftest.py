@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,8 @@ SUPPORT = str(Path(__file__).parents[1] / "support")
 
 
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
-    """Address of a cluster: a head and two more nodes, two CPUs each."""
+def ray_cluster() -> Iterator[Any]:
+    """A head and two more nodes, two CPUs each; this process is connected to it."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     # Workers must find the jobs of the tests.
     os.environ["PYTHONPATH"] = SUPPORT
@@ -26,6 +27,12 @@ def ray_address() -> Iterator[str]:
     for _ in range(2):
         cluster.add_node(num_cpus=2)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-    yield cluster.address
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.fixture
+def ray_address(ray_cluster: Any) -> str:
+    """Where the cluster is."""
+    return str(ray_cluster.address)
