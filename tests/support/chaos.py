@@ -105,9 +105,8 @@ class Chaos:
                 if self._kill(kind, driver, chance):
                     self.killed[kind] += 1
                     at = time.monotonic() - started
-                    self.say(
-                        f"{at:7.1f} s  kill {self.killed.total():3d}: {kind:6s} ({self._done()} done)"
-                    )
+                    count, done = self.killed.total(), self._done()
+                    self.say(f"{at:7.1f} s  kill {count:3d}: {kind:6s} ({done} done)")
         self.say(f"ended after {time.monotonic() - started:.1f} s and {dict(self.killed)}")
         self._check(notes)
 
