@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from agreement import assert_close
 from omni_diffusion.tokenize.speech.decoder import NOISE_SEED, FlowDecoder
 from vectors import vector_set
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FOLDER = vector_set("glm4voice_decoder")
 EXPECTED = dict(np.load(FOLDER / "expected.npz"))
@@ -27,25 +30,12 @@ def stored(name):
     return torch.from_numpy(EXPECTED[name].astype(np.float32))
 
 
+def check(actual, name, tolerance):
+    assert_close(actual, EXPECTED[name], tolerance, name)
+
+
 def codes(clip):
     return torch.from_numpy(EXPECTED[f"{clip}.tokens"][0]).long()
-
-
-def assert_close(actual, name, tolerance):
-    wanted = stored(name)
-    assert actual.shape == wanted.shape
-    rounding = 2.0**-11 if EXPECTED[name].dtype == np.float16 else 0.0
-    excess = (actual - wanted).abs() - rounding * wanted.abs()
-    assert excess.max() <= tolerance, f"{name}: {excess.max():.2e} beyond rounding"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On networks this small a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -65,25 +55,25 @@ def test_the_set_covers_every_stage():
 @pytest.mark.parametrize("clip", clips_with("encoder_out"))
 @torch.no_grad()
 def test_speech_codes_are_encoded_as_upstream(decoder, clip):
-    assert_close(decoder.flow.encode(codes(clip)[None]), f"{clip}.encoder_out", 1e-4)
+    check(decoder.flow.encode(codes(clip)[None]), f"{clip}.encoder_out", 1e-4)
 
 
 @pytest.mark.parametrize("clip", clips_with("regulated"))
 @torch.no_grad()
 def test_codes_are_stretched_to_mel_frames_as_upstream(decoder, clip):
     encoded = decoder.flow.encode(codes(clip)[None])
-    assert_close(decoder.flow.regulate(encoded), f"{clip}.regulated", 1e-4)
+    check(decoder.flow.regulate(encoded), f"{clip}.regulated", 1e-4)
 
 
 @pytest.mark.parametrize("clip", clips_with("z_seed42"))
 def test_the_noise_is_that_of_upstreams_global_seed(clip):
     shape = EXPECTED[f"{clip}.z_seed42"].shape
-    assert_close(torch.randn(shape, generator=seeded()), f"{clip}.z_seed42", 0.0)
+    check(torch.randn(shape, generator=seeded()), f"{clip}.z_seed42", 0.0)
 
 
 @pytest.mark.parametrize("clip", clips_with("mel"))
 def test_codes_become_the_mel_spectrogram_of_upstream(decoder, clip):
-    assert_close(decoder.mel(codes(clip), seeded()), f"{clip}.mel", 2e-3)
+    check(decoder.mel(codes(clip), seeded()), f"{clip}.mel", 2e-3)
 
 
 @pytest.mark.skipif("prompted.mel" not in EXPECTED, reason="the set holds no prompted clip")
@@ -96,18 +86,18 @@ def test_a_prompt_is_continued_as_upstream_continues_it(decoder):
     config = decoder.flow.config
     shape = (1, config.output_size, config.frames(joined.shape[1]))
     mel = decoder.flow(joined, torch.randn(shape, generator=seeded()), prompt_mel)
-    assert_close(mel[:, :, prompt_mel.shape[2] :], "prompted.mel", 2e-3)
+    check(mel[:, :, prompt_mel.shape[2] :], "prompted.mel", 2e-3)
 
 
 @pytest.mark.parametrize("clip", clips_with("f0"))
 @torch.no_grad()
 def test_the_pitch_is_that_of_upstream(decoder, clip):
     mel = stored(f"{clip}.mel") if clip in clips_with("mel") else decoder.mel(codes(clip), seeded())
-    assert_close(decoder.hift.pitch(mel), f"{clip}.f0", 0.1)
+    check(decoder.hift.pitch(mel), f"{clip}.f0", 0.1)
 
 
 @pytest.mark.parametrize("clip", clips_with("mel", "source", "wav_given_source"))
 @torch.no_grad()
 def test_a_source_signal_is_shaped_to_the_waveform_of_upstream(decoder, clip):
     waveform = decoder.hift(stored(f"{clip}.mel"), stored(f"{clip}.source"))
-    assert_close(waveform, f"{clip}.wav_given_source", 2e-3)
+    check(waveform, f"{clip}.wav_given_source", 2e-3)

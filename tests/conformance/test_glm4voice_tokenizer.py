@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from agreement import assert_close, assert_recipe_followed, assert_same_codes, keyed_randn
 from omni_diffusion.tokenize.speech.audio import Waveform, load_audio, resample
 from omni_diffusion.tokenize.speech.mel import SAMPLE_RATE_HZ, log_mel
 from omni_diffusion.tokenize.speech.tokenizer import SpeechTokenizer
@@ -39,15 +39,6 @@ def clips_of(expected: dict[str, np.ndarray]) -> list[str]:
 
 def clip(name: str) -> Waveform:
     return load_audio(next(p for p in (VECTORS / "audio").iterdir() if p.stem == name))
-
-
-def assert_same_tokens(
-    codes: Tensor, tokens: np.ndarray, margin: np.ndarray, needed: float
-) -> None:
-    assert codes.dtype == torch.int32
-    assert len(codes) == len(tokens)
-    clear = margin >= needed
-    np.testing.assert_array_equal(codes.numpy()[clear], tokens[clear])
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +101,7 @@ def test_hidden_states_are_the_published_ones(tokenizer: SpeechTokenizer) -> Non
     seen.pop(f"inter.hidden_{len(encoder.layers)}")
     assert len(seen) >= 3
     for key, value in seen.items():
-        expected = REDUCED[key]
-        worst = np.abs(value.numpy() - expected).max() / expected.std()
-        assert worst < HIDDEN_TOLERANCE, f"{key}: {worst}"
+        assert_close(value, REDUCED[key], HIDDEN_TOLERANCE * REDUCED[key].std(), key)
 
 
 def test_block_causal_mask_is_the_published_one() -> None:
@@ -134,28 +123,26 @@ def test_block_causal_mask_is_the_published_one() -> None:
 def test_codes_are_the_published_ones(tokenizer: SpeechTokenizer, name: str) -> None:
     """A recording gives the codes that the published tokenizer gives."""
     codes = tokenizer.encode([clip(name)])[0]
-    assert_same_tokens(codes, REDUCED[f"{name}.tokens"], REDUCED[f"{name}.margin"], REDUCED_MARGIN)
+    assert_same_codes(codes, REDUCED[f"{name}.tokens"], REDUCED[f"{name}.margin"], REDUCED_MARGIN)
 
 
 def test_codes_of_a_mixed_batch_are_the_published_ones(tokenizer: SpeechTokenizer) -> None:
     """All clips in one call, of any length and sample rate, give the codes of the same call."""
     names = clips_of(REDUCED)
     for name, codes in zip(names, tokenizer.encode([clip(n) for n in names]), strict=True):
-        assert_same_tokens(
+        assert_same_codes(
             codes, REDUCED[f"batch_all.{name}"], REDUCED[f"{name}.margin"], REDUCED_MARGIN
         )
 
 
 def recipe_weight(key: str, shape: list[int], recipe: dict[str, float]) -> Tensor:
     """One tensor of the full-size model, by the README's recipe."""
-    generator = torch.Generator("cpu")
-    generator.manual_seed((zlib.crc32(key.encode()) ^ int(recipe["recipe_seed"])) & 0xFFFFFFFF)
     if key == "embed_positions.weight":
         half = shape[1] // 2
         rates = torch.exp(torch.arange(half) * -(np.log(10_000.0) / (half - 1)))
         angles = torch.arange(shape[0], dtype=torch.float32)[:, None] * rates
         return torch.cat([angles.sin(), angles.cos()], dim=1)
-    r = torch.randn(shape, generator=generator)
+    r = keyed_randn(key, shape, int(recipe["recipe_seed"]))
     if key == "codebook.weight":
         offset = torch.from_numpy(np.load(VECTORS / "full_codebook_offset.npz")["offset"])
         return offset + recipe["codebook_scale"] * r
@@ -178,11 +165,8 @@ def full_tokenizer() -> SpeechTokenizer:
         for key, shape in recipe["shapes"].items()
         if not key.startswith(UNUSED_KEYS)
     }
-    for key, check in recipe["weight_checks"].items():
-        if key in weights:
-            flat = weights[key].flatten()
-            np.testing.assert_allclose(flat[:4], check["first4"], atol=1e-6, err_msg=key)
-            np.testing.assert_allclose(flat[-2:], check["last2"], atol=1e-6, err_msg=key)
+    checks = recipe["weight_checks"]
+    assert_recipe_followed(weights, {key: checks[key] for key in checks if key in weights})
     encoder.load_state_dict(weights, assign=True)
     return SpeechTokenizer(encoder.eval(), name="glm4voice")
 
@@ -192,7 +176,7 @@ def full_tokenizer() -> SpeechTokenizer:
 def test_full_size_codes_are_the_published_ones(full_tokenizer: SpeechTokenizer, name: str) -> None:
     """At the published sizes, too."""
     codes = full_tokenizer.encode([clip(name)])[0]
-    assert_same_tokens(codes, FULL[f"{name}.tokens"], FULL[f"{name}.margin"], FULL_MARGIN)
+    assert_same_codes(codes, FULL[f"{name}.tokens"], FULL[f"{name}.margin"], FULL_MARGIN)
 
 
 @pytest.mark.slow
@@ -207,5 +191,4 @@ def test_full_size_vectors_are_the_published_ones(
         frames = torch.tensor([SEGMENT_SAMPLES // 320])
         pooled = full_tokenizer.encoder.pooled(log_mel(samples)[None], frames)[0]
     expected = FULL[key]
-    found = pooled[: len(expected)].numpy()
-    assert np.abs(found - expected).max() / expected.std() < HIDDEN_TOLERANCE
+    assert_close(pooled[: len(expected)], expected, HIDDEN_TOLERANCE * expected.std(), key)

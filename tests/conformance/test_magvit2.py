@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from agreement import assert_close, assert_recipe_followed, assert_same_codes, keyed_randn
 from omni_diffusion.tokenize.image.config import MagvitConfig
 from omni_diffusion.tokenize.image.lfq import LookupFreeQuantizer
 from omni_diffusion.tokenize.image.magvit2 import MagvitV2
@@ -29,19 +28,13 @@ from omni_diffusion.tokenize.image.tokenizer import ImageTokenizer
 from omni_diffusion.tokenize.weights import load_into, load_tensors
 from vectors import vector_set
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SET = vector_set("magvit2")
 REDUCED = dict(np.load(SET / "reduced_expected.npz"))
 FULL = dict(np.load(SET / "full_expected.npz"))
 PICTURES = json.loads((SET / "preprocess" / "expected.json").read_bytes())
 Z_TOLERANCE, PIXEL_TOLERANCE, SETTLED_MARGIN = 1e-4, 1e-3, 1e-3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def names(arrays: dict[str, np.ndarray], field: str) -> list[str]:
@@ -57,16 +50,6 @@ def pixels_of(path: Path) -> Tensor:
 def grid_of(case: str) -> tuple[int, int]:
     height, width = case.removeprefix("dec").split("x")
     return int(height), int(width)
-
-
-def assert_same_codes(codes: Tensor, tokens: np.ndarray, margin: np.ndarray) -> None:
-    settled = margin >= SETTLED_MARGIN
-    assert settled.mean() > 0.5
-    np.testing.assert_array_equal(codes.numpy()[settled], tokens[settled])
-
-
-def close(actual: Tensor, expected: np.ndarray, tolerance: float) -> None:
-    np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -94,19 +77,19 @@ def reduced_model(request: pytest.FixtureRequest) -> MagvitV2:
 def test_latents_are_the_published_ones(reduced_model: MagvitV2, case: str) -> None:
     with torch.no_grad():
         z = reduced_model.encoder(pixels_of(SET / f"reduced_in_{case}.png"))
-    close(z, REDUCED[f"{case}.z"], Z_TOLERANCE)
+    assert_close(z, REDUCED[f"{case}.z"], Z_TOLERANCE)
 
 
 @pytest.mark.parametrize("case", names(REDUCED, ".tokens"))
 def test_codes_are_the_published_ones(reduced: ImageTokenizer, case: str) -> None:
     codes = reduced.encode(pixels_of(SET / f"reduced_in_{case}.png"))
-    assert_same_codes(codes, REDUCED[f"{case}.tokens"], REDUCED[f"{case}.margin"])
+    assert_same_codes(codes, REDUCED[f"{case}.tokens"], REDUCED[f"{case}.margin"], SETTLED_MARGIN)
 
 
 @pytest.mark.parametrize("case", names(REDUCED, ".ids"))
 def test_decoded_pixels_are_the_published_ones(reduced: ImageTokenizer, case: str) -> None:
     pixels = reduced.decode(torch.from_numpy(REDUCED[f"{case}.ids"]), grid_of(case))
-    close(pixels, REDUCED[f"{case}.out"], PIXEL_TOLERANCE)
+    assert_close(pixels, REDUCED[f"{case}.out"], PIXEL_TOLERANCE)
 
 
 @pytest.mark.parametrize("case", names(REDUCED, ".ids"))
@@ -114,7 +97,7 @@ def test_trainable_decoder_gives_the_same_pixels(reduced_model: MagvitV2, case: 
     codes = torch.from_numpy(REDUCED[f"{case}.ids"]).unflatten(1, grid_of(case))
     with torch.no_grad():
         pixels = reduced_model.decoder(reduced_model.quantize.lookup(codes))
-    close(pixels, REDUCED[f"{case}.out"], PIXEL_TOLERANCE)
+    assert_close(pixels, REDUCED[f"{case}.out"], PIXEL_TOLERANCE)
 
 
 def test_quantiser_gives_the_published_codes_and_losses() -> None:
@@ -123,9 +106,9 @@ def test_quantiser_gives_the_published_codes_and_losses() -> None:
     z = torch.from_numpy(expected["z"])
     quantized = LookupFreeQuantizer(z.shape[1])(z)
     np.testing.assert_array_equal(quantized.codes.numpy(), expected["indices"][:, 0])
-    close(quantized.z, expected["z_q"], 1e-6)
-    close(quantized.entropy_loss, expected["entropy_loss"], 1e-6)
-    close(quantized.commitment_loss, expected["quantizer_loss"], 1e-6)
+    assert_close(quantized.z, expected["z_q"], 1e-6)
+    assert_close(quantized.entropy_loss, expected["entropy_loss"], 1e-6)
+    assert_close(quantized.commitment_loss, expected["quantizer_loss"], 1e-6)
 
 
 @pytest.mark.parametrize("resolution", ["256", "512"])
@@ -158,12 +141,6 @@ def test_default_preprocessing_differs_from_published_only_where_it_says() -> No
             assert torch.equal(to_pixels(load_picture(path), 256, ImagePreprocessing()), published)
 
 
-def keyed_randn(key: str, shape: torch.Size, seed: int) -> Tensor:
-    generator = torch.Generator("cpu")
-    generator.manual_seed((zlib.crc32(key.encode()) ^ seed) & 0xFFFFFFFF)
-    return torch.randn(shape, generator=generator, dtype=torch.float32)
-
-
 def fill_by_recipe(model: MagvitV2, seed: int, gain: float) -> None:
     """The README's recipe; the quantiser's tables are already the ones it states."""
     for key, tensor in model.state_dict().items():
@@ -189,11 +166,7 @@ def full(full_check: dict) -> ImageTokenizer:
     fill_by_recipe(model, full_check["recipe_seed"], full_check["gain"])
     state = model.state_dict()
     assert {key: list(tensor.shape) for key, tensor in state.items()} == full_check["shapes"]
-    for key, expected in full_check["weight_checks"].items():
-        flat = state[key].flatten()
-        close(flat[:4], np.array(expected["first4"]), 1e-6)
-        close(flat[-2:], np.array(expected["last2"]), 1e-6)
-        assert float(flat.double().sum()) == pytest.approx(expected["sum_float64"], abs=1e-3)
+    assert_recipe_followed(state, full_check["weight_checks"])
     return ImageTokenizer(model, name="magvit2", preprocessing=PUBLISHED)
 
 
@@ -202,8 +175,10 @@ def full(full_check: dict) -> ImageTokenizer:
 def test_full_size_codes_are_the_published_ones(full: ImageTokenizer, case: str) -> None:
     pixels = pixels_of(SET / f"full_in_{case}.png")
     with torch.inference_mode():
-        close(full._model.encoder(pixels), FULL[f"{case}.z"], Z_TOLERANCE)
-    assert_same_codes(full.encode(pixels), FULL[f"{case}.tokens"], FULL[f"{case}.margin"])
+        assert_close(full._model.encoder(pixels), FULL[f"{case}.z"], Z_TOLERANCE)
+    assert_same_codes(
+        full.encode(pixels), FULL[f"{case}.tokens"], FULL[f"{case}.margin"], SETTLED_MARGIN
+    )
 
 
 @pytest.mark.slow
@@ -212,10 +187,10 @@ def test_full_size_pixels_are_the_published_ones(
     full: ImageTokenizer, full_check: dict, case: str
 ) -> None:
     pixels = full.decode(torch.from_numpy(FULL[f"{case}.ids"]), grid_of(case))
-    close(functional.avg_pool2d(pixels, 8), FULL[f"{case}.avgpool8"], PIXEL_TOLERANCE)
-    close(pixels[0, :, 100, :], FULL[f"{case}.row100"], PIXEL_TOLERANCE)
-    close(pixels[0, :, :, 37], FULL[f"{case}.col37"], PIXEL_TOLERANCE)
+    assert_close(functional.avg_pool2d(pixels, 8), FULL[f"{case}.avgpool8"], PIXEL_TOLERANCE)
+    assert_close(pixels[0, :, 100, :], FULL[f"{case}.row100"], PIXEL_TOLERANCE)
+    assert_close(pixels[0, :, :, 37], FULL[f"{case}.col37"], PIXEL_TOLERANCE)
     about = full_check[case]
-    close(pixels[0].mean((1, 2)), np.array(about["mean"]), PIXEL_TOLERANCE)
+    assert_close(pixels[0].mean((1, 2)), np.array(about["mean"]), PIXEL_TOLERANCE)
     levels = to_uint8(pixels)[0].double().mean((0, 1))
-    close(levels, np.array(about["uint8_mean"]), 0.01)
+    assert_close(levels, np.array(about["uint8_mean"]), 0.01)

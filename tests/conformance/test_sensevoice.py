@@ -9,9 +9,12 @@ import pytest
 import soundfile
 import torch
 
+from agreement import assert_close
 from omni_diffusion.tokenize.speech.fbank import log_mel
 from omni_diffusion.tokenize.speech.sensevoice import SpeechFeatures
 from vectors import vector_set
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FOLDER = vector_set("sensevoice")
 EXPECTED = dict(np.load(FOLDER / "expected.npz"))
@@ -19,21 +22,8 @@ CLIPS = sorted(path.stem for path in FOLDER.glob("*.wav"))
 TOLERANCE = 1e-3
 
 
-def assert_close(actual, name):
-    wanted = torch.from_numpy(EXPECTED[name].astype(np.float32))
-    assert actual.shape == wanted.shape
-    rounding = 2.0**-11 if EXPECTED[name].dtype == np.float16 else 0.0
-    excess = (actual - wanted).abs() - rounding * wanted.abs()
-    assert excess.max() <= TOLERANCE, f"{name}: {excess.max():.2e} beyond rounding"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On networks this small a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def check(actual, name):
+    assert_close(actual, EXPECTED[name], TOLERANCE, name)
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +43,17 @@ def test_the_set_holds_clips_to_compare():
 
 @pytest.mark.parametrize("clip", CLIPS)
 def test_mel_energies_are_those_of_kaldi(clip):
-    assert_close(log_mel(waveform(clip)), f"{clip}.fbank80")
+    check(log_mel(waveform(clip)), f"{clip}.fbank80")
 
 
 @pytest.mark.parametrize("clip", CLIPS)
 def test_features_are_those_of_the_published_front_end(speech, clip):
-    assert_close(speech.features(waveform(clip)), f"{clip}.lfr_cmvn")
+    check(speech.features(waveform(clip)), f"{clip}.lfr_cmvn")
 
 
 @torch.no_grad()
 def test_a_batch_of_all_clips_is_encoded_and_projected_as_upstream(speech):
     encoded = speech.encode([speech.features(waveform(clip)) for clip in CLIPS])
     for clip, rows in zip(CLIPS, encoded, strict=True):
-        assert_close(rows, f"{clip}.encoder_out")
-        assert_close(speech.projector(rows), f"{clip}.projected")
+        check(rows, f"{clip}.encoder_out")
+        check(speech.projector(rows), f"{clip}.projected")

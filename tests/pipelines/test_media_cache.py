@@ -2,78 +2,28 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
-import threading
+import subprocess
+import sys
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import s3fs
 from hypothesis import given
 from hypothesis import strategies as st
 
+import media_files
+from flaky_s3 import flaky_s3
+from media_files import add, hash_of, known, write
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import CodeRangeError, CorpusError, StorageError
-from omni_diffusion.pipelines.media_cache import CachedCodes, MediaCache, content_hash
+from omni_diffusion.pipelines.media_cache import MediaCache
 
 NAMESPACE = "magvit2-0123-256"
-
-
-def hash_of(i: int) -> bytes:
-    return content_hash(f"file {i}".encode())
-
-
-def codes_of(i: int) -> np.ndarray:
-    """What a tokenizer makes of file `i`: pictures of several sizes, and sounds."""
-    return np.random.default_rng(i).integers(0, 8192, 4 * (i % 50 + 1))
-
-
-def height_of(i: int) -> int:
-    return 0 if i % 3 == 0 else 4
-
-
-def add(cache: MediaCache, files: object) -> None:
-    for i in files:
-        cache.add(hash_of(i), codes_of(i), height_of(i))
-
-
-def write(root: str, files: object, namespace: str = NAMESPACE) -> None:
-    """What a worker does, in its own process or in this one."""
-    cache = MediaCache(root, namespace)
-    add(cache, files)
-    cache.commit()
-
-
-def is_right(found: CachedCodes | None, i: int) -> bool:
-    return (
-        found is not None
-        and found.codes.dtype == np.uint16
-        and np.array_equal(found.codes, codes_of(i))
-        and found.height == height_of(i)
-    )
-
-
-def known(cache: MediaCache, files: object) -> list[bool]:
-    """Which files the cache knows; what it knows is checked."""
-    files = list(files)
-    found = cache.lookup([hash_of(i) for i in files])
-    assert all(f is None or is_right(f, i) for f, i in zip(found, files, strict=True))
-    return [f is not None for f in found]
-
-
-# Not forked: a thread of the parent may hold a lock of pyarrow's.
-SPAWN = multiprocessing.get_context("spawn")
-
-
-def in_process(work: Callable[..., None], *args: object) -> BaseProcess:
-    process = SPAWN.Process(target=work, args=args)
-    process.start()
-    return process
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -83,44 +33,56 @@ def root(request, tmp_path: Path) -> str:
 
 def test_what_one_run_encoded_the_next_one_finds(root: str) -> None:
     assert known(MediaCache(root, NAMESPACE), range(5)) == [False] * 5
-    write(root, range(300))
+    write(root, range(300), NAMESPACE)
     cache = MediaCache(root, NAMESPACE)
     assert known(cache, [*range(299, -1, -1), 300, 0, 7]) == [True] * 300 + [False, True, True]
     assert len(cache) == 300 and cache.damaged == 0
 
 
+WRITER = """
+import os, sys
+from media_files import write
+root, namespace, start, stop, hangs = sys.argv[1:]
+if hangs == "hangs":
+    def sync(_):
+        print("hangs", flush=True)
+        sys.stdin.read()
+    os.fsync = sync
+write(root, range(int(start), int(stop)), namespace)
+"""
+
+
+def writer(root: Path, start: int, stop: int, hangs: str = "") -> subprocess.Popen[bytes]:
+    """A process that adds files and commits them, or hangs before the commit is done."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, root, NAMESPACE, str(start), str(stop), hangs],
+        env={**os.environ, "PYTHONPATH": str(Path(media_files.__file__).parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
 def test_writers_in_several_processes_add_up(tmp_path: Path) -> None:
-    reader = MediaCache(str(tmp_path), NAMESPACE)
-    parts = [range(0, 40), range(30, 70), range(0, 40)]
-    for writer in [in_process(write, str(tmp_path), part) for part in parts]:
-        writer.join()
-        assert writer.exitcode == 0
+    reader = MediaCache(tmp_path, NAMESPACE)
+    for process in [writer(tmp_path, *part) for part in [(0, 40), (30, 70), (0, 40)]]:
+        process.communicate()
+        assert process.returncode == 0
     assert known(reader, range(100)) == [False] * 100
     assert reader.refresh() == 2, "the same commit twice is one segment"
     assert known(reader, range(100)) == [True] * 70 + [False] * 30
     assert reader.refresh() == 0
 
 
-def write_and_hang_before_the_end(root: str, hanging) -> None:
-    def sync(_: int) -> None:
-        hanging.set()
-        threading.Event().wait()
-
-    os.fsync = sync
-    write(root, range(10))
-
-
 def test_a_writer_killed_in_mid_write_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
-    hanging = SPAWN.Event()
-    writer = in_process(write_and_hang_before_the_end, str(tmp_path), hanging)
-    assert hanging.wait(60)
-    writer.kill()
-    writer.join()
+    process = writer(tmp_path, 0, 10, "hangs")
+    assert process.stdout.readline() == b"hangs\n"
+    process.kill()
+    process.communicate()
     assert list((tmp_path / NAMESPACE).iterdir()), "it had begun"
-    cache = MediaCache(str(tmp_path), NAMESPACE)
+    cache = MediaCache(tmp_path, NAMESPACE)
     assert known(cache, range(10)) == [False] * 10
     assert (len(cache), cache.damaged) == (0, 0)
-    write(str(tmp_path), range(10))
+    write(tmp_path, range(10), NAMESPACE)
     assert cache.refresh() == 1 and all(known(cache, range(10)))
 
 
@@ -167,7 +129,7 @@ def test_the_order_of_adds_does_not_change_the_file(tmp_path: Path) -> None:
 
 
 def test_another_tokenizer_s_codes_are_never_seen(tmp_path: Path) -> None:
-    write(str(tmp_path), range(10))
+    write(tmp_path, range(10), NAMESPACE)
     assert known(MediaCache(tmp_path, "magvit2-0123-512"), range(10)) == [False] * 10
     shutil.copytree(tmp_path / NAMESPACE, tmp_path / "magvit2-0123-512")
     moved = MediaCache(tmp_path, "magvit2-0123-512")
@@ -178,13 +140,13 @@ def test_another_tokenizer_s_codes_are_never_seen(tmp_path: Path) -> None:
 def test_any_fingerprint_is_a_folder_of_its_own_below_the_root(names, tmp_path: Path) -> None:
     root = tmp_path / "root"
     for name in names:
-        write(str(root), [len(name)], name)
+        write(root, [len(name)], name)
     assert [p.name for p in tmp_path.iterdir()] == ["root"] and len(list(root.iterdir())) == 2
     assert all(known(MediaCache(root, name), [len(name)]) == [True] for name in names)
 
 
 def test_damage_anywhere_is_a_warning_and_never_a_wrong_code(tmp_path: Path, caplog) -> None:
-    write(str(tmp_path), range(8))
+    write(tmp_path, range(8), NAMESPACE)
     (path,) = (tmp_path / NAMESPACE).iterdir()
     whole = path.read_bytes()
     unseen = 0
@@ -203,8 +165,8 @@ def test_damage_anywhere_is_a_warning_and_never_a_wrong_code(tmp_path: Path, cap
 
 @pytest.mark.parametrize("size", [0, 3, 100, -1])
 def test_a_segment_cut_short_is_a_warning(size: int, tmp_path: Path) -> None:
-    write(str(tmp_path), range(8))
-    write(str(tmp_path), range(6, 12))
+    write(tmp_path, range(8), NAMESPACE)
+    write(tmp_path, range(6, 12), NAMESPACE)
     path = next((tmp_path / NAMESPACE).iterdir())
     path.write_bytes(path.read_bytes()[:size])
     cache = MediaCache(tmp_path, NAMESPACE)
@@ -216,7 +178,7 @@ def test_a_segment_cut_short_is_a_warning(size: int, tmp_path: Path) -> None:
 
 
 def test_encoding_again_puts_a_damaged_segment_right(tmp_path: Path) -> None:
-    write(str(tmp_path), range(8))
+    write(tmp_path, range(8), NAMESPACE)
     (path,) = (tmp_path / NAMESPACE).iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[:100] + b"!" + whole[101:])
@@ -230,7 +192,7 @@ def test_encoding_again_puts_a_damaged_segment_right(tmp_path: Path) -> None:
 
 def test_what_stands_in_a_damaged_and_a_whole_segment_is_found(tmp_path: Path) -> None:
     for part in ([1, 2], [1, 3], [1, 4]):
-        write(str(tmp_path), part)
+        write(tmp_path, part, NAMESPACE)
     for path in sorted((tmp_path / NAMESPACE).iterdir())[:2]:
         data = path.read_bytes()
         path.write_bytes(data[:4] + bytes([data[4] ^ 255]) + data[5:])
@@ -239,7 +201,7 @@ def test_what_stands_in_a_damaged_and_a_whole_segment_is_found(tmp_path: Path) -
 
 
 def test_a_cache_that_is_removed_while_in_use_is_only_empty(root: str) -> None:
-    write(root, range(5))
+    write(root, range(5), NAMESPACE)
     cache, storage = MediaCache(root, NAMESPACE), Storage(root)
     for entry in storage.list():
         storage.remove(entry.name)
@@ -250,7 +212,7 @@ def test_a_cache_that_is_removed_while_in_use_is_only_empty(root: str) -> None:
 
 
 def test_a_store_that_refuses_is_not_called_damage(tmp_path: Path, monkeypatch) -> None:
-    write(str(tmp_path), range(5))
+    write(tmp_path, range(5), NAMESPACE)
     cache = MediaCache(tmp_path, NAMESPACE)
 
     def refuse(_: Storage, name: str, *__: object) -> bytes:
@@ -262,6 +224,32 @@ def test_a_store_that_refuses_is_not_called_damage(tmp_path: Path, monkeypatch) 
             with pytest.raises(StorageError, match="SlowDown"):
                 use()
     assert all(known(cache, range(5))) and cache.damaged == 0
+
+
+def test_a_cache_in_s3_is_opened_without_moving_its_codes(monkeypatch) -> None:
+    """And through a bad network it is the same cache."""
+    with flaky_s3(seed=3, rate=0.1, faults=["slow_down", "reset", "lost"]) as store:
+        for name, value in store.environment().items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        store.make_bucket("bucket")
+        pictures = np.random.default_rng(0).integers(0, 8192, (1000, 1024))
+        writer = MediaCache("s3://bucket/cache", NAMESPACE)
+        for i, codes in enumerate(pictures):
+            writer.add(hash_of(i), codes, 32)
+        writer.commit()
+
+        store.backend.requests.clear()
+        cache = MediaCache("s3://bucket/cache", NAMESPACE)
+        ranges = [r.range for r in store.backend.requests if r.method == "GET" and r.range]
+        spans = [r.removeprefix("bytes=").split("-") for r in ranges]
+        moved = sum(int(last) - int(first) + 1 for first, last in spans)
+        whole = Storage("s3://bucket/cache").list()[0].size
+        assert len(cache) == 1000 and spans and moved < 0.1 * whole
+        found = cache.lookup([hash_of(i) for i in (7, 999)])
+        for entry, i in zip(found, (7, 999), strict=True):
+            assert np.array_equal(entry.codes, pictures[i]) and entry.height == 32
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_threads_can_share_a_cache(tmp_path: Path) -> None:
@@ -280,7 +268,7 @@ def test_threads_can_share_a_cache(tmp_path: Path) -> None:
 
 def test_the_index_takes_16_bytes_an_entry_and_no_more_than_it_may(tmp_path: Path) -> None:
     for start in range(0, 100, 20):
-        write(str(tmp_path), range(start, start + 20))
+        write(tmp_path, range(start, start + 20), NAMESPACE)
     cache = MediaCache(tmp_path, NAMESPACE, max_index_entries=50)
     assert (len(cache), cache.index_bytes, cache.unindexed) == (50, 50 * 16, 50)
     assert sum(known(cache, range(100))) == 50

@@ -248,6 +248,67 @@ def test_unfit_weights_are_refused(tmp_path: Path) -> None:
         ImageTokenizer.from_pretrained(save(tmp_path / "fewer", fewer))
 
 
+def save_sharded(folder: Path, tensors: dict[str, Tensor], ending: str) -> dict[str, str]:
+    """Spread over three files as the hub's tools do; returns the index's table."""
+    table = {}
+    for number in range(3):
+        name = f"model-{number + 1:05}-of-00003.{ending}"
+        part = dict(list(tensors.items())[number::3])
+        save(folder, part, name)
+        table |= dict.fromkeys(part, name)
+    (folder / f"model.{ending}.index.json").write_text(json.dumps({"weight_map": table}))
+    return table
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_weights_spread_over_files_are_the_same_weights(
+    folder: Path, tmp_path: Path, ending: str
+) -> None:
+    """A folder with an index loads like one with a single file, and so does the index itself."""
+    save_sharded(tmp_path, tiny_model().state_dict(), ending)
+    whole = ImageTokenizer.from_pretrained(folder)
+    for path in (tmp_path, tmp_path / f"model.{ending}.index.json"):
+        assert ImageTokenizer.from_pretrained(path).fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("fault", ["no_index", "no_file", "outside", "moved_key", "extra_key"])
+def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path: Path, fault: str) -> None:
+    table = save_sharded(tmp_path / "in", tiny_model().state_dict(), "safetensors")
+    index = tmp_path / "in" / "model.safetensors.index.json"
+    first, *_, last = table
+    names = sorted(set(table.values()))
+    reason = "does not agree with model-0000"
+    match fault:
+        case "no_index":
+            index.unlink()
+            reason = "no index that joins them"
+        case "no_file":
+            (tmp_path / "in" / names[1]).unlink()
+            reason = f"{names[1]}: cannot be read"
+        case "outside":
+            (tmp_path / "in" / names[1]).rename(tmp_path / names[1])
+            table = {k: f"../{v}" if v == names[1] else v for k, v in table.items()}
+            reason = "not the name of a file of weights beside it"
+        case "moved_key":
+            table[first] = next(name for name in names if name != table[first])
+        case "extra_key":
+            del table[last]
+    if fault != "no_index":
+        index.write_text(json.dumps({"weight_map": table}))
+    with pytest.raises(WeightsError, match=reason):
+        ImageTokenizer.from_pretrained(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": []}}']
+)
+def test_what_is_no_index_is_refused(tmp_path: Path, text: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(WeightsError, match="cannot be read as an index"):
+        ImageTokenizer.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

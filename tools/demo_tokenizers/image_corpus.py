@@ -91,18 +91,17 @@ def shapes(part: str, n: int) -> list[Drawing]:
 
 def on_white(drawing: Drawing, side: int = SIDE) -> Image.Image:
     """The whole drawing on white, RGB, `side` pixels wide and high."""
-    return _paint(drawing.rgba, (0, 0, *drawing.rgba.size), side, _WHITE)
+    backdrop = Image.new("RGBA", (side, side), (*_WHITE, 255))
+    return _paint(drawing.rgba, (0, 0, *drawing.rgba.size), backdrop)
 
 
 def varied(drawing: Drawing, side: int, rng: random.Random) -> Image.Image:
-    """The drawing moved, scaled, perhaps mirrored, sometimes on a coloured background."""
+    """The drawing moved, scaled, perhaps mirrored, often on a coloured background."""
     size = drawing.rgba.width
     window = size * (1.0 if rng.random() < 0.3 else rng.uniform(0.7, 1.0))
     left, top = (rng.uniform(0, size - window) for _ in range(2))
-    colour = _WHITE
-    if rng.random() < 0.25:
-        colour = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
-    picture = _paint(drawing.rgba, (left, top, left + window, top + window), side, colour)
+    backdrop = _varied_backdrop(side, rng)
+    picture = _paint(drawing.rgba, (left, top, left + window, top + window), backdrop)
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else picture
 
 
@@ -112,16 +111,28 @@ def to_batch(pictures: list[Image.Image]) -> Tensor:
     return levels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def _varied_backdrop(side: int, rng: random.Random) -> Image.Image:
+    """White in most cases, else a light tint, any colour, or one colour running into another."""
+    kind = rng.random()
+    if kind < 0.6:
+        return Image.new("RGBA", (side, side), (*_WHITE, 255))
+    darkest = 200 if kind < 0.75 else 0
+    first, second = (
+        Image.new("RGBA", (side, side), (*(rng.randint(darkest, 255) for _ in range(3)), 255))
+        for _ in range(2)
+    )
+    if kind < 0.9:
+        return first
+    ramp = Image.linear_gradient("L").resize((side, side))
+    return Image.composite(first, second, ramp.rotate(rng.choice((0, 90, 180, 270))))
+
+
 def _paint(
-    rgba: Image.Image,
-    box: tuple[float, float, float, float],
-    side: int,
-    colour: tuple[int, int, int],
+    rgba: Image.Image, box: tuple[float, float, float, float], backdrop: Image.Image
 ) -> Image.Image:
-    shrinks = box[2] - box[0] > side
+    shrinks = box[2] - box[0] > backdrop.width
     method = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    top = rgba.resize((side, side), method, box=box)
-    backdrop = Image.new("RGBA", top.size, (*colour, 255))
+    top = rgba.resize(backdrop.size, method, box=box)
     return Image.alpha_composite(backdrop, top).convert("RGB")
 
 

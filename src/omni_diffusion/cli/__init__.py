@@ -7,7 +7,20 @@ import sys
 import typer
 
 from omni_diffusion import __version__
-from omni_diffusion.cli import decode, encode, run, show, status, tokenize, verify
+from omni_diffusion.cli import (
+    audit,
+    batch,
+    decode,
+    demo_media,
+    encode,
+    estimate,
+    plan,
+    run,
+    show,
+    status,
+    tokenize,
+    verify,
+)
 from omni_diffusion.errors import OmniError
 
 app = typer.Typer(
@@ -28,8 +41,13 @@ def _root(
         raise typer.Exit
 
 
-for _verb in (tokenize, run, status, verify, show, encode, decode):
-    app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
+_VERBS = (
+    *(tokenize, run, status, demo_media),
+    *(verify, show, audit, encode, decode),
+    *(plan, batch, estimate),
+)
+for _verb in _VERBS:
+    app.command(_verb.__name__.rpartition(".")[2].replace("_", "-"))(_verb.command)
 
 
 def main() -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,9 @@ SIDECARS = "omni_diffusion.sidecars"
 
 ROW_GROUP = 122_880
 """Rows of a row group: DuckDB's own unit, so that its threads can share the work."""
+
+_READERS = 8
+_TABLES_HELD = 256
 
 _SIDECAR = re.compile(r"shards/(\d{5,})\.parquet")
 _TAR = re.compile(r"shards/(\d{5,})\.tar")
@@ -100,8 +105,7 @@ def compact(
     keys = KeySet()
 
     def checked() -> Iterator[pa.Table]:
-        for number in numbers:
-            sidecar = read_sidecar(storage, number)
+        for number, sidecar in zip(numbers, read_sidecars(storage, numbers), strict=True):
             if sidecars:
                 paths = [storage.path(sidecar_name(n)) for n in (numbers[0], number)]
                 theirs = sidecars[0].info.fingerprints
@@ -134,6 +138,22 @@ def compact(
     return manifest
 
 
+def read_sidecars(storage: Storage, numbers: Sequence[int]) -> Iterator[Sidecar]:
+    """Sidecars in the order of their numbers, some of them read ahead: a store answers slowly.
+
+    Raises:
+        CorpusError: one is absent or damaged.
+    """
+    ahead = iter(numbers)
+    with ThreadPoolExecutor(_READERS) as threads:
+        waiting = deque(
+            threads.submit(read_sidecar, storage, n) for n in islice(ahead, 2 * _READERS)
+        )
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(threads.submit(read_sidecar, storage, n) for n in islice(ahead, 1))
+
+
 def write_row_groups(
     tables: Iterator[pa.Table], path: Path, crcs: Callable[[], Mapping[int, int]]
 ) -> None:
@@ -151,6 +171,9 @@ def write_row_groups(
         for table in tables:
             waiting.append(table)
             rows += table.num_rows
+            if len(waiting) == _TABLES_HELD:
+                # A table of one row takes tens of kilobytes; joined, a few hundred bytes a row.
+                waiting = [pa.concat_tables(waiting).combine_chunks()]
             while rows >= ROW_GROUP:
                 joined = pa.concat_tables(waiting)
                 writer.write_table(joined.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)

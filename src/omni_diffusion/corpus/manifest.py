@@ -29,6 +29,8 @@ class Manifest:
         lengths: rows of every stream in all samples together (`text_len`, ...).
         digest: SHA-256 over the numbers and digests of all shards, in order.
         index_digest: SHA-256 of `index.parquet`.
+        base: of a subset, the corpus that holds its shards (see `subset`); else empty, and left
+            out of the file.
     """
 
     format_version: int = FORMAT_VERSION
@@ -40,11 +42,14 @@ class Manifest:
     lengths: Mapping[str, int] = field(default_factory=dict)
     digest: str = ""
     index_digest: str = ""
+    base: str = ""
 
 
 def write_manifest(storage: Storage, manifest: Manifest) -> None:
     """Publish `corpus.json`, replacing an older one."""
     value = asdict(manifest)
+    if not manifest.base:
+        del value["base"]
     text = json.dumps(value | {"crc": _crc(value)}, indent=2, sort_keys=True) + "\n"
     storage.publish_bytes(text.encode(), MANIFEST, replace=True)
 
@@ -67,7 +72,7 @@ def read_manifest(storage: Storage) -> Manifest:
     if version != FORMAT_VERSION:
         reason = f"format version {version!r}, this program reads {FORMAT_VERSION}"
         raise CorpusError(path, reason)
-    if crc != _crc(value) or set(value) != {f.name for f in fields(Manifest)}:
+    if crc != _crc(value) or {"base", *value} != {f.name for f in fields(Manifest)}:
         reason = "damaged or edited: its values do not match its crc; run verify --rebuild-index"
         raise CorpusError(path, reason)
     return Manifest(**value)

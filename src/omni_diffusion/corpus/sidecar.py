@@ -132,14 +132,21 @@ def write_parquet(table: pa.Table, sink: Any) -> None:
     pq.write_table(table, sink, **PARQUET_SETTINGS)
 
 
+_FEW_VALUES = ("wer", "cer", "duration_s")
+
 PARQUET_SETTINGS: dict[str, Any] = {
     "compression": "zstd",
-    # Keys and hashes do not repeat: a dictionary of them would only be thrown away.
-    "use_dictionary": ["task", "source", "language", "license", "voice", "tts_engine"],
+    # Dictionaries where values recur: names, and small numbers, of which a dictionary's packed
+    # indices take less than zstd leaves of four plain bytes. Keys and hashes do not recur.
+    "use_dictionary": [
+        *("task", "source", "language", "license", "voice", "tts_engine", "reason", "stage"),
+        *("size", *LENGTHS, "n_spans", "supervised_len", *_FEW_VALUES),
+    ],
     "column_encoding": {
         "key": "DELTA_BYTE_ARRAY",
         "offset": "DELTA_BINARY_PACKED",
         "shard": "DELTA_BINARY_PACKED",
+        **{name: "BYTE_STREAM_SPLIT" for name in QUALITY if name not in _FEW_VALUES},
     },
     "write_page_checksum": True,
 }
@@ -204,11 +211,11 @@ def read_sidecar(storage: Storage, number: int) -> Sidecar:
         raise CorpusError(path, "there is no such file")
     data = storage.read(name)
     with open_parquet(pa.BufferReader(data), path) as file:
-        table = file.read()
+        table = file.read(use_threads=False)  # small: handing it to threads costs more
         metadata = table.schema.metadata or {}
     if not table.schema.equals(SCHEMA):
         raise CorpusError(path, _schema_fault(table.schema))
-    info = _info(metadata, path)
+    info = shard_info(metadata, path)
     if info.number != number:
         raise CorpusError(path, f"is the sidecar of shard {info.number}")
     if info.rows != table.num_rows:
@@ -218,7 +225,12 @@ def read_sidecar(storage: Storage, number: int) -> Sidecar:
     return Sidecar(info, table, zlib.crc32(data))
 
 
-def _info(metadata: Mapping[bytes, bytes], path: object) -> ShardInfo:
+def shard_info(metadata: Mapping[bytes, bytes], path: object) -> ShardInfo:
+    """What the file metadata of a sidecar says of its shard.
+
+    Raises:
+        CorpusError: nothing, or of another format version.
+    """
     try:
         info = ShardInfo(**json.loads(metadata[_META]))
     except (KeyError, TypeError, ValueError):

@@ -11,6 +11,7 @@ fsspec. A file appears whole or not at all:
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import tempfile
@@ -28,6 +29,7 @@ TEMPORARY = ".tmp-"
 """Files whose names begin so are being written, or were left by a writer that was killed."""
 
 _CHUNK = 1 << 20
+_READ_AHEAD = 16 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PUT_ATTEMPTS = 5
 
@@ -109,8 +111,7 @@ class Storage:
         """
         with self._named(name):
             if not self.is_local:
-                data: bytes = self._remote.cat_file(self.path(name), start=start, end=end)
-                return data
+                return self._read_remote(name, start, end)
             with Path(self.path(name)).open("rb") as file:
                 file.seek(start or 0)
                 return file.read(-1 if end is None else end - (start or 0))
@@ -123,9 +124,14 @@ class Storage:
             StorageError: there is no such file, or the store refused, also later in the block.
         """
         with self._named(name):
-            local = self.is_local
-            path = self.path(name)
-            with Path(path).open("rb") if local else self._remote.open(path, "rb") as file:
+            if self.is_local:
+                with Path(self.path(name)).open("rb") as file:
+                    yield file
+                return
+            size = self.size(name)
+            if size is None:
+                raise FileNotFoundError(name)
+            with io.BufferedReader(RangedFile(self, name, size), _READ_AHEAD) as file:
                 yield file
 
     @contextmanager
@@ -213,6 +219,18 @@ class Storage:
             self._client = os.getpid(), client
         return self._client[1]
 
+    def _read_remote(self, name: str, start: int | None, end: int | None) -> bytes:
+        """A part of an object; clients check that a whole one is complete, but not a part."""
+        data: bytes = self._remote.cat_file(self.path(name), start=start, end=end)
+        if (start is None and end is None) or len(data) == (end or -1) - (start or 0):
+            return data
+        size = self.size(name) or 0
+        wanted = max(0, min(size if end is None else end, size) - (start or 0))
+        if len(data) != wanted:
+            reason = f"{len(data)} of {wanted} bytes came, of a part from byte {start or 0} on"
+            raise StorageError(self.path(name), reason)
+        return data
+
     def _walk(self, folder: str) -> Iterator[Entry]:
         if not self.is_local:
             root = self._remote._strip_protocol(self.root)
@@ -248,6 +266,12 @@ class Storage:
                 self._remote.put_file(str(path), self.path(name), mode=mode)
                 return
             except FileExistsError:
+                self._check_same(path, name)
+                return
+            except FileNotFoundError:
+                # No such upload: the answer to its end was lost, and the client has asked again.
+                if replace or self.size(name) is None:
+                    raise
                 self._check_same(path, name)
                 return
             except OSError as error:
@@ -288,6 +312,49 @@ class Storage:
             if self.is_local:
                 raise
             raise StorageError(self.path(name), _why(error)) from error
+
+
+class RangedFile(io.RawIOBase):
+    """A file of a storage of which only what is read is transferred, without read-ahead.
+
+    Args:
+        storage: where it is.
+        name: its name there.
+        size: its bytes.
+    """
+
+    def __init__(self, storage: Storage, name: str, size: int) -> None:
+        self._storage, self._name, self._size, self._at = storage, name, size, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place relative to beginning, current place or end."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer in one request, as far as the file goes.
+
+        Raises:
+            StorageError: the store refused.
+        """
+        end = min(self._at + len(buffer), self._size)
+        data = self._storage.read(self._name, self._at, end) if self._at < end else b""
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def _why(error: Exception) -> str:

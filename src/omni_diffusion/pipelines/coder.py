@@ -98,7 +98,7 @@ class Coder(Generic[M]):
 
     def commit(self) -> None:
         """Publish what was added to the cache."""
-        if self._cache:
+        if self._cache is not None:  # an empty one is false
             with self._lock:
                 self._cache.commit()
 
@@ -109,7 +109,7 @@ class Coder(Generic[M]):
             return [found.codes if found else None for found in self._cache.lookup(hashes)]
 
     def _add(self, digest: bytes, codes: Codes) -> None:
-        if self._cache:
+        if self._cache is not None:  # an empty one is false
             with self._lock:
                 self._cache.add(digest, codes, self._height)
 

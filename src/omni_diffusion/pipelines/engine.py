@@ -99,7 +99,7 @@ def run_job(
         JobError: the job could not be finished; the message says why, and what was done stays.
         KeyboardInterrupt: it was asked to stop, and has.
     """
-    storage = Storage(job.output)
+    storage, began = Storage(job.output), time.monotonic()
     refuse_second_driver(storage)
     plan = read_plan(storage)
     if plan is None:
@@ -113,6 +113,7 @@ def run_job(
     run.partitions = {
         "total": len(plan), "done": len(plan) - len(todo), "done_now": 0, "given_up": 0,
     }  # fmt: skip
+    run.scan_s = round(time.monotonic() - began, 3)
     file = RunFile(storage, run)
     file.write()
     if todo:
@@ -158,7 +159,8 @@ class _Driver:
         on_tick: OnTick | None,
     ) -> None:
         self.job, self.recipe, self.plan, self.file = job, recipe, plan, file
-        self.storage, self.on_tick = storage, on_tick
+        self.storage = storage
+        self.watchers = [on_tick] if on_tick else []
         self.run = file.run
         self.todo: deque[int] = deque()
         self.later: list[tuple[float, int]] = []
@@ -175,10 +177,12 @@ class _Driver:
         if local:
             pool, self.wanted = LocalPool(self.job, retrying), 1
         else:
+            from omni_diffusion.pipelines.ray_metrics import RunMetrics
             from omni_diffusion.pipelines.ray_pool import RayPool
 
             pool = RayPool(self.job, self.recipe.ray, retrying=retrying)
             self.wanted = pool.wanted
+            self.watchers.append(RunMetrics(self.run).show)
         try:
             yield pool
         except BaseException as error:
@@ -208,8 +212,8 @@ class _Driver:
                     raise KeyboardInterrupt
                 self._take(pool.wait(self._pause(), self._deadline_s()))
                 self.file.tick(self.wanted, pool.actors, pool.at_work())
-                if self.on_tick:
-                    self.on_tick(self.run)
+                for watcher in self.watchers:
+                    watcher(self.run)
                 if self.stop:
                     raise JobError(self.stop)
             if self.run.given_up:

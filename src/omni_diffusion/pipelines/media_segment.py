@@ -17,7 +17,6 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from omni_diffusion.corpus.sidecar import open_parquet
-from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.corpus.storage import RangedFile, Storage
 from omni_diffusion.errors import CorpusError
 
 HASH_BYTES = 16
@@ -125,7 +124,7 @@ def read_hashes(storage: Storage, name: str, size: int, namespace: str) -> bytes
         StorageError: the store refused.
     """
     path = storage.path(name)
-    with open_parquet(_Ranges(storage, name, size), path) as file:
+    with open_parquet(RangedFile(storage, name, size), path) as file:
         _check_form(file.schema_arrow, namespace, path)
         hashes = _joined(file.read(columns=["hash"])["hash"])
         # Page checksums do not cover headers and footer: a flip there can hide all rows.
@@ -168,31 +167,3 @@ def _check_form(schema: pa.Schema, namespace: str, path: str) -> None:
 
 def _joined(column: pa.ChunkedArray) -> bytes:
     return b"".join(column.to_pylist())
-
-
-class _Ranges(io.RawIOBase):
-    """A file of a store that transfers only what is read from it."""
-
-    def __init__(self, storage: Storage, name: str, size: int) -> None:
-        self._storage, self._name, self._size, self._at = storage, name, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = start + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._size)
-        data = self._storage.read(self._name, self._at, end) if self._at < end else b""
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from omni_diffusion.corpus.storage import Storage
-from omni_diffusion.errors import CorpusError
+from omni_diffusion.errors import CorpusError, StorageError
 from omni_diffusion.pipelines.pool import AtWork
 from omni_diffusion.pipelines.shard_work import Outcome
 
@@ -51,10 +51,14 @@ class Run:
         failures: attempts that did not succeed, by the type of their error.
         stragglers: partitions at work for more than `SLOW` times the median.
         actors: `wanted` and `ready`.
-        busy_share: share of the ready actors' time that went into partitions.
+        busy_s: seconds of actors that went into partitions, those at work included.
+        actor_s: seconds that actors were ready.
+        busy_share: the one divided by the other.
         records_per_s: of this run, since the first actor was ready.
         eta_s: seconds to the end at that rate, or None.
+        scan_s: to find out what is done already.
         ramp_s: from the start until all wanted actors were at work, or None.
+        unwritten: how often this file could not be written in time.
         message: why it ended, in words.
     """
 
@@ -76,11 +80,15 @@ class Run:
     failures: dict[str, int] = field(default_factory=dict)
     stragglers: list[dict[str, Any]] = field(default_factory=list)
     actors: dict[str, int] = field(default_factory=dict)
+    busy_s: float = 0.0
+    actor_s: float = 0.0
     busy_share: float = 0.0
     records_per_s: float = 0.0
     eta_s: float | None = None
+    scan_s: float = 0.0
     ramp_s: float | None = None
     wall_s: float = 0.0
+    unwritten: int = 0
     message: str = ""
 
 
@@ -99,7 +107,7 @@ class RunFile:
         self._born = time.monotonic()
         self._written = -1e9
         self._working_since: float | None = None
-        self._actor_seconds = self._busy_s = 0.0
+        self._committed_s = 0.0
         self._ticked = self._born
         self._recent: list[float] = []
         run.started, run.host, run.pid = _now(), socket.gethostname(), os.getpid()
@@ -115,24 +123,23 @@ class RunFile:
         run.rejects += outcome.rejects
         run.size += outcome.size
         run.reasons = dict(Counter(run.reasons) + Counter(outcome.reasons))
-        self._busy_s += outcome.busy_s
+        self._committed_s += outcome.busy_s
         self._recent = [*self._recent[-_RECENT:], outcome.busy_s]
 
     def tick(self, wanted: int, ready: int, at_work: Sequence[AtWork]) -> None:
         """Bring rates, actors and stragglers up to date; write the file if it is time."""
         run, now = self.run, time.monotonic()
         run.actors = {"wanted": wanted, "ready": ready}
-        self._actor_seconds += ready * (now - self._ticked)
+        run.actor_s = round(run.actor_s + ready * (now - self._ticked), 3)
         self._ticked = now
         if ready and self._working_since is None:
             self._working_since = now
         if run.ramp_s is None and wanted and len(at_work) >= wanted:
             run.ramp_s = round(now - self._born, 3)
         working = now - (self._working_since or now)
-        under_way = sum(work.seconds for work in at_work)
-        if self._actor_seconds:
-            busy = (self._busy_s + under_way) / self._actor_seconds
-            run.busy_share = round(min(1.0, busy), 4)
+        run.busy_s = round(self._committed_s + sum(work.seconds for work in at_work), 3)
+        if run.actor_s:
+            run.busy_share = round(min(1.0, run.busy_s / run.actor_s), 4)
         records = run.rows + run.rejects
         if records and working:
             run.records_per_s = round(records / working, 3)
@@ -145,7 +152,10 @@ class RunFile:
         ]
         run.wall_s = round(now - self._born, 3)
         if now - self._written >= self._every:
-            self.write()
+            try:
+                self.write()
+            except StorageError:
+                run.unwritten += 1  # the next one will do; the shards are what matters
 
     def _eta(self, working_s: float) -> float | None:
         done = self.run.partitions.get("done_now", 0)

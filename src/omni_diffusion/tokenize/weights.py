@@ -5,6 +5,7 @@ Only safetensors and `torch.load(weights_only=True)` are read; nothing from a ch
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -61,9 +62,15 @@ def resolve_weights(
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of one `.safetensors`, `.pt` or `.bin` file, on the CPU.
 
+    Args:
+        path: the file, or the `.index.json` of a checkpoint that is spread over several.
+
     Raises:
-        WeightsError: the file cannot be read or holds something else than named tensors.
+        WeightsError: a file cannot be read or holds something else than named tensors, or an
+            index and its files do not agree.
     """
+    if path.name.endswith(".index.json"):
+        return _load_shards(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -75,6 +82,27 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise WeightsError(f"{path}: not a flat table of named tensors")
     return loaded
+
+
+def _load_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of the files beside an index; each key must lie where the index says."""
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        by_file: dict[str, set[str]] = {}
+        for key, file in weight_map.items():
+            by_file.setdefault(file, set()).add(key)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index}: cannot be read as an index of weights: {error}") from error
+    tensors: dict[str, Tensor] = {}
+    for file, expected in by_file.items():
+        if not isinstance(file, str) or Path(file).name != file or file.endswith(".index.json"):
+            raise WeightsError(f"{index}: {file!r} is not the name of a file of weights beside it")
+        found = load_tensors(index.parent / file)
+        if found.keys() != expected:
+            key = min(found.keys() ^ expected)
+            raise WeightsError(f"{index}: does not agree with {file} about {key}")
+        tensors |= found
+    return tensors
 
 
 def load_into(

@@ -132,6 +132,7 @@ BROKEN = [
     (ROW | {"lang": 5.5, "id": {}}, "wrong type: id"),
     (ROW | {"mos": "good"}, "wrong type: dnsmos"),
     (ROW | {"mos": True}, "wrong type: dnsmos"),
+    (ROW | {"mos": 10**400}, "number too large: dnsmos"),
 ]
 
 

@@ -139,6 +139,12 @@ def test_a_file_that_grows_after_planning_is_refused(tmp_path: Path) -> None:
         list(source.read(partition))
 
 
+def test_compressed_lines_are_refused_when_the_job_is_planned(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(b"x")
+    with pytest.raises(SourceError, match="unpack it first"):
+        list(source_of(tmp_path, path=f"{tmp_path}/a.jsonl.gz", **TEXT).partitions())
+
+
 PUBLISHED = {
     "messages": [
         {"role": "system", "content": "Please response the input audio."},

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,18 +87,6 @@ def test_a_limit_takes_the_first_records(tmp_path: Path, limit: int) -> None:
     assert read_all(source_of(tmp_path, limit=limit, **settings)) == whole[:limit]
 
 
-class _Counted(MemoryFile):
-    """A file in memory that notes which bytes are asked for."""
-
-    ranges: list[tuple[int, int]]
-
-    def read(self, size: int | None = -1) -> bytes:
-        start = self.tell()
-        data = super().read(size)
-        self.ranges.append((start, start + len(data)))
-        return data
-
-
 def test_only_the_wanted_columns_and_row_groups_are_read(tmp_path: Path, monkeypatch) -> None:
     pq.write_table(table(1000), tmp_path / "a.parquet", row_group_size=100, **PLAIN)
     data = (tmp_path / "a.parquet").read_bytes()
@@ -107,9 +95,13 @@ def test_only_the_wanted_columns_and_row_groups_are_read(tmp_path: Path, monkeyp
     source = source_of(tmp_path, path="memory://columns", records_per_shard=100, **ASR)
     partition = list(source.partitions())[3]
     ranges: list[tuple[int, int]] = []
-    monkeypatch.setattr(_Counted, "ranges", ranges, raising=False)
-    opened = lambda *_, **__: _Counted(memory, "/columns/a.parquet", data)  # noqa: E731
-    monkeypatch.setattr(MemoryFileSystem, "_open", opened)
+    cat = MemoryFileSystem.cat_file
+
+    def noted(self: MemoryFileSystem, path: str, start: int, end: int) -> bytes:
+        ranges.append((start, end))
+        return cat(self, path, start, end)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", noted)
     assert told(list(source.read(partition))) == ["item"] * 100
     group = pq.read_metadata(tmp_path / "a.parquet").row_group(3)
     chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
@@ -163,14 +155,14 @@ def test_a_store_that_fails_while_reading_is_raised(tmp_path: Path, monkeypatch)
     (partition,) = source.partitions()
     column = pq.read_metadata(tmp_path / "a.parquet").row_group(1).column(0)
 
-    class Failing(MemoryFile):
-        def read(self, size: int | None = -1) -> bytes:
-            if self.tell() <= column.data_page_offset < self.tell() + (size or 0) < len(data) / 2:
-                raise OSError("the line is dead")
-            return super().read(size)
+    cat = MemoryFileSystem.cat_file
 
-    opened = lambda *_, **__: Failing(memory, "/fails/a.parquet", data)  # noqa: E731
-    monkeypatch.setattr(MemoryFileSystem, "_open", opened)
+    def failing(self: MemoryFileSystem, path: str, start: int, end: int) -> bytes:
+        if start <= column.data_page_offset < end < len(data) / 2:
+            raise OSError("the line is dead")
+        return cat(self, path, start, end)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", failing)
     with pytest.raises(StorageError, match="the line is dead"):
         list(source.read(partition))
 

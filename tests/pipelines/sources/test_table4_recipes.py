@@ -11,6 +11,7 @@ from omni_diffusion.pipelines.sources import absolute_paths, open_source
 from omni_diffusion.pipelines.sources.partition import Item
 from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
 from omni_diffusion.recipe import load_recipe
+from omni_diffusion.tokenize.chat import content_pieces
 from source_checks import read_all, texts
 from table4 import ROWS, TABLE4
 
@@ -28,6 +29,9 @@ def test_a_recipe_reads_its_data_set(tmp_path: Path, name: str) -> None:
         assert isinstance(outcome, Item), outcome
         assert outcome.record.source == name
         assert outcome.record.task
+        messages = [{"role": m.role, "content": m.content} for m in outcome.record.messages]
+        counts = {"images": len(outcome.images), "audios": len(outcome.audios)}
+        content_pieces(outcome.key, messages, **counts)
     first = found[0]
     assert isinstance(first, Item)
     assert data.first in "\n".join(texts(first))

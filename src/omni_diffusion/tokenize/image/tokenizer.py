@@ -36,8 +36,10 @@ from omni_diffusion.tokenize.weights import (
 _WEIGHT_FILES = (
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
+    "*.safetensors.index.json",
     "*.safetensors",
     "pytorch_model.bin",
+    "*.bin.index.json",
     "*.bin",
     "*.pt",
 )
@@ -85,7 +87,8 @@ class ImageTokenizer:
 
         Args:
             name_or_path: hub name (`showlab/magvitv2`), a folder with weights and, for other
-                sizes than the published, a `config.json`, one weights file, or `demo`.
+                sizes than the published, a `config.json`, one weights file (or the `.index.json`
+                of several), or `demo`.
             device: where the networks run.
             dtype: float32, unless `allow_inexact`.
             preprocessing: how the pictures are prepared; part of the fingerprint.
@@ -188,7 +191,10 @@ def _find_weights(folder: Path) -> Path:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
             names = ", ".join(item.name for item in found[:4])
-            raise WeightsError(f"{folder}: several files of weights ({names}); name one of them")
+            raise WeightsError(
+                f"{folder}: several files of weights ({names}) and no index that joins them; "
+                "name one of them"
+            )
         if found:
             return found[0]
     raise WeightsError(f"{folder}: none of {', '.join(_WEIGHT_FILES)} there")

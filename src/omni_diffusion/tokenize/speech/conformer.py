@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from omni_diffusion.tokenize.speech.sinusoids import position_angles
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConformerConfig:
@@ -55,8 +57,7 @@ def relative_positions(length: int, width: int, device: torch.device) -> Tensor:
         float32 [2 * length - 1, width]; row `length - 1 - d` describes distance `d`.
     """
     distance = torch.arange(length - 1, -length, -1, device=device, dtype=torch.float32)
-    pair = torch.arange(0, width, 2, device=device, dtype=torch.float32)
-    angle = distance[:, None] * torch.exp(pair * -(math.log(10000.0) / width))
+    angle = position_angles(distance, width // 2, endpoint=False)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
 
 

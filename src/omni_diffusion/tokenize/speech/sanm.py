@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from omni_diffusion.tokenize.speech.fbank import FEATURE_SIZE
+from omni_diffusion.tokenize.speech.sinusoids import position_angles
 
 QUERIES = (0, 1, 2, 15)
 """Rows of `embed` put before the speech: language "auto", event, emotion, no text normalisation."""
@@ -50,10 +51,8 @@ def absolute_positions(length: int, width: int, device: torch.device) -> Tensor:
     Returns:
         float32 [length, width].
     """
-    half = width // 2
     position = torch.arange(1, length + 1, device=device, dtype=torch.float32)
-    index = torch.arange(half, device=device, dtype=torch.float32)
-    angle = position[:, None] * torch.exp(index * -(math.log(10000.0) / (half - 1)))
+    angle = position_angles(position, width // 2, endpoint=True)
     return torch.cat((angle.sin(), angle.cos()), dim=1)
 
 

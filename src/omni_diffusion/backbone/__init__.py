@@ -1,0 +1,1 @@
+"""The language model that training and generation share: Dream, its attention, its checkpoints."""

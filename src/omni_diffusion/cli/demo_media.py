@@ -1,0 +1,24 @@
+"""`omni-diffusion demo-media`: pictures and speech to try everything on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def command(
+    folder: Path = typer.Argument(help="Where to, e.g. data/demo-media."),
+    pictures: int = typer.Option(180, min=0, help="Drawings and pictures with questions."),
+    clips: int = typer.Option(120, min=0, help="Spoken sentences."),
+) -> None:
+    """Make a small media corpus out of installed packages; what is there already stays.
+
+    It needs the extra demo-tokenizers, but no network. tokenize/demo.yaml reads it.
+    """
+    from omni_diffusion.cli.progress import progress
+    from omni_diffusion.pipelines.demo_media import prepare_demo_media
+
+    with progress("demo-media", "pictures and clips") as update:
+        prepare_demo_media(folder, pictures, clips, update)
+    typer.echo(f"{folder}: {pictures} pictures and {clips} clips")

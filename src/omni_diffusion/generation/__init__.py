@@ -1,0 +1,1 @@
+"""Generation: from a prompt and hidden tokens to an answer, step by step."""

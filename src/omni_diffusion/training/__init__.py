@@ -1,0 +1,1 @@
+"""The masked-diffusion trainer: plan, loader, masking, loss, model, checkpoints, metrics."""

@@ -1,0 +1,109 @@
+"""The demo's media: real, valid, repeatable to the byte, and made only once."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import soundfile
+from PIL import Image
+
+from corpora import files_of
+from omni_diffusion.errors import ShardConflictError, SourceError
+from omni_diffusion.pipelines import demo_media
+from omni_diffusion.pipelines.demo_media import PACKAGES, prepare_demo_media
+from omni_diffusion.pipelines.demo_speaker import speak
+from omni_diffusion.pipelines.sources import open_source
+from omni_diffusion.pipelines.sources.partition import Item
+from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
+from omni_diffusion.recipe import load_recipe
+from source_checks import read_all
+
+if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+    pytest.skip(f"needs {', '.join(missing)}", allow_module_level=True)
+
+RECIPE = Path(__file__).parents[2] / "tokenize" / "demo.yaml"
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    prepare_demo_media(folder, pictures=9, clips=8)
+    return folder
+
+
+def test_the_demo_recipe_reads_every_task(media: Path) -> None:
+    recipe = load_recipe(RECIPE, TokenizeRecipe, [f"source.path={media}/*.tar"])
+    found = read_all(open_source(recipe.source))
+    items = [outcome for outcome in found if isinstance(outcome, Item)]
+    assert len(items) == len(found)
+    tasks = Counter(item.record.task for item in items)
+    assert tasks == {"caption": 6, "t2i": 6, "vqa": 3, "asr": 4, "tts": 4}
+    for item in items:
+        assert item.record.license
+        assert item.record.provenance["origin"]
+        for picture in item.images:
+            Image.open(io.BytesIO(picture)).load()
+        for sound in item.audios:
+            samples, rate_hz = soundfile.read(io.BytesIO(sound))
+            assert rate_hz == 16_000
+            assert len(samples) / rate_hz == item.record.quality["duration_s"]
+            assert samples.std() > 0.01
+
+
+def test_no_two_pictures_or_sentences_are_the_same(media: Path) -> None:
+    recipe = load_recipe(RECIPE, TokenizeRecipe, [f"source.path={media}/*.tar"])
+    items = [o for o in read_all(open_source(recipe.source)) if isinstance(o, Item)]
+    assert len({item.images for item in items if item.record.task in ("t2i", "vqa")}) == 9
+    assert len({item.audios for item in items if item.audios}) == 8
+
+
+def test_it_is_the_same_in_every_run_and_after_a_loss(media: Path, tmp_path: Path) -> None:
+    """Although Pico itself speaks a sentence in more than one way."""
+    prepare_demo_media(tmp_path, pictures=9, clips=8)
+    assert files_of(tmp_path) == files_of(media)
+    for name in ("clips-00000.tar", "questions-00000.tar"):
+        (tmp_path / name).unlink()
+    prepare_demo_media(tmp_path, pictures=9, clips=8)
+    assert files_of(tmp_path) == files_of(media)
+
+
+def test_what_is_there_is_not_made_again(media: Path, monkeypatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    for name in ("speak", "_render", "_questions"):
+        monkeypatch.setattr(demo_media, name, never)
+    told: list[tuple[int, int]] = []
+    prepare_demo_media(media, pictures=9, clips=8, on_progress=lambda *at: told.append(at))
+    assert told == [(6, 17), (9, 17), (17, 17)]
+
+
+def test_other_counts_need_another_folder(media: Path) -> None:
+    with pytest.raises(ShardConflictError, match=r"demo-media\.json"):
+        prepare_demo_media(media, pictures=9, clips=9)
+
+
+def test_more_than_there_is_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="drawings with plain names"):
+        list(demo_media._drawing_samples(range(10**6)))
+    with pytest.raises(SourceError, match="pictures with questions"):
+        list(demo_media._question_samples(range(10**6)))
+    assert not files_of(tmp_path)
+
+
+def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch) -> None:
+    find = importlib.util.find_spec
+    hidden = lambda name: None if name == "resvg_py" else find(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    with pytest.raises(SourceError, match=r"resvg_py: pip install 'omni-diffusion\[demo-"):
+        prepare_demo_media(tmp_path)
+    assert not files_of(tmp_path)
+
+
+def test_a_speaker_that_fails_says_why() -> None:
+    with pytest.raises(SourceError, match="exit code 1"):
+        speak([("no-such-voice", "Hello.")])
