@@ -8,7 +8,6 @@ import typer
 
 from omni_diffusion import __version__
 from omni_diffusion.cli import (
-    audit,
     batch,
     decode,
     demo_media,
@@ -43,7 +42,7 @@ def _root(
 
 _VERBS = (
     *(tokenize, run, status, demo_media),
-    *(verify, show, audit, encode, decode),
+    *(verify, show, encode, decode),
     *(plan, batch, estimate),
 )
 for _verb in _VERBS:

@@ -1,6 +1,0 @@
-"""Any question of a corpus, in SQL; and pages that show the answers.
-
-Reading order: `views` (what can be asked), `files` and `database` (how DuckDB gets at a corpus and
-at nothing else), `contents` (what stands in the tars), `shards`, `audit` (the session), `answer`,
-`named` (questions that ship), `compare`, `subset`, `report`.
-"""
