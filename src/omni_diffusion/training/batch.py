@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from omni_diffusion.tokenize.chat import ChatSequence
 from omni_diffusion.tokenize.vocabulary import Vocabulary
 from omni_diffusion.training.masking import Supervised, mask
-from omni_diffusion.training.noise import Purpose, draws, uniforms
+from omni_diffusion.training.noise import Purpose, Words, draws, uniforms
 from omni_diffusion.training.recipe import MaskingRecipe
-from omni_diffusion.training.steps import StepPlan
+from omni_diffusion.training.steps import StepPlan, Whole
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,12 +69,12 @@ class Samples:
 
     keys: Sequence[str]
     tasks: Sequence[str]
-    source: NDArray[np.int64]
-    index: NDArray[np.int64]
-    epoch: NDArray[np.int64]
-    row: NDArray[np.int64]
-    start: NDArray[np.int64]
-    length: NDArray[np.int64]
+    source: Whole
+    index: Whole
+    epoch: Whole
+    row: Whole
+    start: Whole
+    length: Whole
     ratio: NDArray[np.float64]
     prompt_dropped: NDArray[np.bool_]
 
@@ -115,7 +115,7 @@ class Batch:
     segments: NDArray[np.int32]
     modality: NDArray[np.uint8]
     samples: Samples
-    feature_starts: NDArray[np.int64]
+    feature_starts: Whole
     features: Sequence[NDArray[np.float16]]
     faults: Sequence[Fault]
 
@@ -135,7 +135,7 @@ class Batch:
 
 def build_batch(
     plan: StepPlan,
-    places: NDArray[np.int64],
+    places: Whole,
     rows: Sequence[int],
     loaded: Mapping[int, Loaded],
     faults: Sequence[Fault],
@@ -149,8 +149,9 @@ def build_batch(
 
     Args:
         plan: of the step.
-        places: positions in the plan of the samples that belong to these rows.
-        rows: which rows of the step; numbers that the plan does not know become empty rows.
+        places: positions in the plan of the samples that belong to these rows, ascending.
+        rows: which rows of the step, ascending; numbers that the plan does not know become empty
+            rows.
         loaded: by position in the plan, the samples that could be read.
         faults: those that could not.
         row_length: L.
@@ -158,96 +159,140 @@ def build_batch(
         masking: how to hide tokens.
         prompt_dropout: part of the samples whose prompt is hidden.
     """
-    shape = (len(rows), row_length)
-    ids = np.full(shape, vocabulary.end_of_text_id, np.int32)
-    supervised, tail = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-    positions, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     kept = np.array([place for place in places.tolist() if place in loaded], np.int64)
-    at_row = {row: at for at, row in enumerate(rows)}
-    row = np.array([at_row[r] for r in plan.row[kept].tolist()], np.int64)
-    lengths = np.array([len(loaded[p].sequence.ids) for p in kept.tolist()], np.int64)
-    lengths += plan.pads[kept]
-    start = _starts(row, lengths)
+    samples = [loaded[place] for place in kept.tolist()]
+    row = np.searchsorted(np.array(rows), plan.row[kept])
+    laid = _lay_out(samples, row, plan.pads[kept], (len(rows), row_length), vocabulary)
+    positions = laid.supervised_positions(plan.key[kept], plan.time[kept])
+    done = mask(positions, masking)
+    scale = np.array([masking.task_scales.get(sample.task, 1.0) for sample in samples])
+    masked, weight = np.zeros(laid.ids.shape, np.bool_), np.zeros(laid.ids.shape, np.float32)
+    masked[laid.supervised] = done.masked
+    weight[laid.supervised] = done.weight * scale[positions.owner]
     dropped = uniforms(draws(plan.key[kept], Purpose.PROMPT_DROPOUT)) < prompt_dropout
-    features, feature_starts = [], []
-    for i, place in enumerate(kept.tolist()):
-        sample, r, a = loaded[place], int(row[i]), int(start[i])
-        body, end = a + len(sample.sequence.ids), a + int(lengths[i])
-        ids[r, a:body] = sample.sequence.ids
-        supervised[r, a:body] = sample.sequence.supervised
-        supervised[r, body:end] = tail[r, body:end] = True
-        positions[r, a:end] = np.arange(end - a)
-        segments[r, a:end] = i + 1
-        if not dropped[i]:
-            for where, frames in zip(sample.sequence.audio_indices, sample.features, strict=True):
-                feature_starts.append(r * row_length + a + int(where[0]))
-                features.append(frames)
-    _pad_positions(positions, segments)
-    first = np.searchsorted(row, np.arange(len(rows)))
-    owner = segments - 1  # of all samples; from here on segments count within the row
-    segments = np.where(segments > 0, segments - first[:, None].astype(np.int32), 0)
-
-    at = np.flatnonzero(supervised.reshape(-1))
-    flat_owner = owner.reshape(-1)[at].astype(np.int64)
-    done = mask(
-        Supervised(
-            owner=flat_owner,
-            place=positions.reshape(-1)[at].astype(np.int64),
-            tail=tail.reshape(-1)[at],
-            key=plan.key[kept],
-            time=plan.time[kept],
-        ),
-        masking,
-    )
-    masked, weight = np.zeros(shape, np.bool_), np.zeros(shape, np.float32)
-    tasks = [loaded[p].task for p in kept.tolist()]
-    scale = np.array([masking.task_scales.get(task, 1.0) for task in tasks])
-    masked.reshape(-1)[at] = done.masked
-    weight.reshape(-1)[at] = done.weight * scale[flat_owner]
     hidden = masked
     if dropped.any():
-        hidden = masked | ((owner >= 0) & dropped[owner] & ~supervised)
+        hidden = masked | ((laid.owner >= 0) & dropped[laid.owner] & ~laid.supervised)
+    feature_starts, features = laid.features(samples, ~dropped)
     return Batch(
         step=plan.step,
-        ids=ids,
-        inputs=np.where(hidden, np.int32(vocabulary.mask_id), ids),
-        supervised=supervised,
+        ids=laid.ids,
+        inputs=np.where(hidden, np.int32(vocabulary.mask_id), laid.ids),
+        supervised=laid.supervised,
         masked=masked,
         loss_weight=weight,
-        tail=tail,
-        positions=positions,
-        segments=segments,
-        modality=vocabulary.modality_of(ids),
+        tail=laid.tail,
+        positions=laid.positions,
+        segments=laid.segments(),
+        modality=vocabulary.modality_of(laid.ids),
         samples=Samples(
-            keys=[loaded[p].key for p in kept.tolist()],
-            tasks=tasks,
+            keys=[sample.key for sample in samples],
+            tasks=[sample.task for sample in samples],
             source=plan.source[kept],
             index=plan.index[kept],
             epoch=plan.epoch[kept],
-            row=row,
-            start=start,
-            length=lengths,
+            row=laid.row,
+            start=laid.start,
+            length=laid.length,
             ratio=done.ratio,
             prompt_dropped=dropped,
         ),
-        feature_starts=np.array(feature_starts, np.int64),
+        feature_starts=feature_starts,
         features=features,
         faults=tuple(faults),
     )
 
 
-def _starts(row: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Layout:
+    """Samples in rows, before anything is hidden.
+
+    `owner` is the sample of each position, -1 in padding; the other names are those of `Batch` and
+    `Samples`.
+    """
+
+    ids: NDArray[np.int32]
+    supervised: NDArray[np.bool_]
+    tail: NDArray[np.bool_]
+    positions: NDArray[np.int32]
+    owner: NDArray[np.int32]
+    row: Whole
+    start: Whole
+    length: Whole
+
+    def supervised_positions(self, key: Words, time: NDArray[np.float64]) -> Supervised:
+        """What masking works on; `owner` does not fall because samples lie in order."""
+        return Supervised(
+            owner=self.owner[self.supervised].astype(np.int64),
+            place=self.positions[self.supervised].astype(np.int64),
+            tail=self.tail[self.supervised],
+            key=key,
+            time=time,
+        )
+
+    def segments(self) -> NDArray[np.int32]:
+        """Samples counted from 1 in each row."""
+        first = np.searchsorted(self.row, np.arange(len(self.ids))).astype(np.int32)
+        return np.where(self.owner >= 0, self.owner - first[:, None] + np.int32(1), np.int32(0))
+
+    def features(
+        self, samples: Sequence[Loaded], heard: NDArray[np.bool_]
+    ) -> tuple[Whole, list[NDArray[np.float16]]]:
+        """Continuous sounds of the samples whose prompt is not hidden, and where they begin."""
+        starts: list[int] = []
+        found: list[NDArray[np.float16]] = []
+        for i in np.flatnonzero(heard).tolist():
+            first = int(self.row[i]) * self.ids.shape[1] + int(self.start[i])
+            starts += [first + int(at[0]) for at in samples[i].sequence.audio_indices]
+            found += samples[i].features
+        return np.array(starts, np.int64), found
+
+
+def _lay_out(
+    samples: Sequence[Loaded],
+    row: Whole,
+    pads: Whole,
+    shape: tuple[int, int],
+    vocabulary: Vocabulary,
+) -> _Layout:
+    """Put samples side by side into rows, each followed by its tail pads; `row` does not fall."""
+    ids = np.full(shape, vocabulary.end_of_text_id, np.int32)
+    supervised, tail = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    owner = np.full(shape, -1, np.int32)
+    positions = np.zeros(shape, np.int32)
+    lengths = pads + np.array([len(sample.sequence.ids) for sample in samples], np.int64)
+    start = _starts(row, lengths)
+    used = np.zeros(shape[0], np.int64)
+    for i, (sample, r, a, n) in enumerate(
+        zip(samples, row.tolist(), start.tolist(), lengths.tolist(), strict=True)
+    ):
+        body, end = a + len(sample.sequence.ids), a + n
+        ids[r, a:body] = sample.sequence.ids
+        supervised[r, a:body] = sample.sequence.supervised
+        supervised[r, body:end] = tail[r, body:end] = True
+        positions[r, a:end] = np.arange(n)
+        owner[r, a:end] = i
+        used[r] = end
+    for r, end in enumerate(used.tolist()):
+        positions[r, end:] = np.arange(shape[1] - end)
+    return _Layout(
+        ids=ids,
+        supervised=supervised,
+        tail=tail,
+        positions=positions,
+        owner=owner,
+        row=row,
+        start=start,
+        length=lengths,
+    )
+
+
+def _starts(row: Whole, lengths: Whole) -> Whole:
     """Where each sample begins in its row; `row` does not fall."""
     ends = np.cumsum(lengths)
     first = np.flatnonzero(np.diff(row, prepend=-1))
     before = (ends - lengths)[first]
     return np.asarray(ends - lengths - np.repeat(before, np.diff(first, append=len(row))))
-
-
-def _pad_positions(positions: NDArray[np.int32], segments: NDArray[Any]) -> None:
-    """Count positions of the padding at the end of each row from 0."""
-    for r, used in enumerate((segments > 0).sum(axis=1).tolist()):
-        positions[r, used:] = np.arange(positions.shape[1] - used)
 
 
 def describe(batch: Batch, sources: Sequence[str]) -> list[dict[str, Any]]:
