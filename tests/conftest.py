@@ -8,5 +8,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from hypothesis import settings
 
+from browser import browser, one_browser  # noqa: F401 - fixtures
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
