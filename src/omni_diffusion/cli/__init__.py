@@ -8,6 +8,7 @@ import typer
 
 from omni_diffusion import __version__
 from omni_diffusion.cli import (
+    audit,
     batch,
     decode,
     demo_media,
@@ -42,7 +43,7 @@ def _root(
 
 _VERBS = (
     *(tokenize, run, status, demo_media),
-    *(verify, show, encode, decode),
+    *(verify, show, audit, encode, decode),
     *(plan, batch, estimate),
 )
 for _verb in _VERBS:
