@@ -15,11 +15,7 @@ Memory of one GPU, with FSDP2 over all of them (P parameters, of which T are tra
     head         one chunk of rows by the vocabulary in float32 and once more in w, and w times the
                  gradient of the output layer
 
-Operations of one step, a multiplication with its addition counted as two:
-
-    linear       6 tokens (layers), 4 with frozen weights, and 2 more with checkpointing
-    attention    14 h tokens (tokens of the token's sample) a layer, and 4 more with checkpointing
-    head         6 targets h vocabulary, 4 where it is frozen
+Operations of one step: those that `flops.ModelFlops` says are spent.
 
 Seconds = operations / (N peak efficiency). Peak and efficiency are assumptions of the caller: this
 file knows no GPU. Left out: communication, the speech encoder's time, allocator fragmentation.
@@ -41,6 +37,7 @@ from omni_diffusion.recipe import Recipe
 from omni_diffusion.tokenize.speech.sanm import SenseVoiceConfig
 from omni_diffusion.tokenize.vocabulary import Vocabulary
 from omni_diffusion.tokenize.weights import resolve_weights
+from omni_diffusion.training.flops import ModelFlops
 from omni_diffusion.training.lora import add_lora
 from omni_diffusion.training.loss import CHUNK_ROWS
 from omni_diffusion.training.model_recipe import ModelRecipe, OptimRecipe
@@ -185,14 +182,6 @@ def _memory(model: Dream, recipe: EstimateRecipe, given: Assumptions) -> dict[st
 
 
 def _step_flops(model: Dream, recipe: ModelRecipe, tokens: int, given: Assumptions) -> float:
-    config = model.config
-    # A bias is an addition, not a product.
-    layers = _count(p for p in model.model.layers.parameters() if p.dim() > 1)
-    learning = _count(p for p in model.model.layers.parameters() if p.requires_grad and p.dim() > 1)
+    pairs, targets = tokens * given.sample_tokens, given.masked_share * tokens
     again = recipe.activation_checkpointing
-    linear = tokens * (4 * layers + 2 * learning + 2 * layers * again)
-    attention = tokens * given.sample_tokens * config.hidden_size * config.num_hidden_layers
-    head = model.lm_head.weight
-    targets = given.masked_share * tokens
-    of_head = targets * head.numel() * (6 if head.requires_grad else 4)
-    return linear + attention * (14 + 4 * again) + of_head
+    return ModelFlops.of(model).spent(tokens, pairs, targets, checkpointing=again)
