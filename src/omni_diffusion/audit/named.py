@@ -132,7 +132,7 @@ def named_queries() -> Mapping[str, NamedQuery]:
     """All of them by name, in alphabetical order."""
     folder = files("omni_diffusion.audit") / "queries"
     found = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
-    return {q.name: q for q in (_parse(f.name[:-4], f.read_text("utf-8")) for f in found)}
+    return {q.name: q for q in (parse_query(f.name[:-4], f.read_text("utf-8")) for f in found)}
 
 
 def named_query(name: str) -> NamedQuery:
@@ -147,7 +147,8 @@ def named_query(name: str) -> NamedQuery:
     return queries[name]
 
 
-def _parse(name: str, text: str) -> NamedQuery:
+def parse_query(name: str, text: str) -> NamedQuery:
+    """The query that a file of this name (without its ending) and text holds."""
     title, plot, about = name, Plot(), []
     parameters: dict[str, Parameter] = {}
     for line in text.splitlines():
