@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from omni_diffusion.corpus.rejects import read_rejects
 from omni_diffusion.corpus.storage import TEMPORARY, Storage
 from omni_diffusion.corpus.verify import verify
 from omni_diffusion.errors import FingerprintError, JobError, SourceError
+from omni_diffusion.pipelines import engine
 from omni_diffusion.pipelines.engine import run_job
+from omni_diffusion.pipelines.pool import Event, LocalPool, NoWorker
 from omni_diffusion.pipelines.run_file import Run, RunFile, last_run
 from omni_diffusion.pipelines.run_recipe import RayRecipe, RunRecipe
 
@@ -164,6 +167,47 @@ def test_a_partition_that_kills_its_workers_is_given_up_and_the_rest_is_done(
     (tmp_path / "die").unlink()
     do(job, actors=2)
     assert contents(tmp_path / "out") == undisturbed
+
+
+def test_a_worker_lost_between_its_commit_and_its_answer_costs_nothing(
+    tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """The next one sees that the shard is there: nothing that was committed is done twice."""
+    (tmp_path / "late").touch()
+    job = NumberJob(str(tmp_path / "out"), log=str(tmp_path), die_late=True)
+    manifest, run = do(job, actors=1)
+    assert run.failures == {"lost": 1}
+    assert len(list(tmp_path.glob("begun-*"))) == run.partitions["done_now"] == 8
+    assert (run.rows, run.rejects) == (manifest.rows, manifest.rejects) == (69, 11)
+    assert run.reasons == {"read: a seventh": 11}
+    assert contents(tmp_path / "out") == undisturbed
+
+
+@dataclass(slots=True)
+class FrailPool(LocalPool):
+    """So many workers die while they load, of four that are wanted."""
+
+    deaths: int = 0
+    wanted: int = 4
+
+    def wait(self, timeout_s: float, deadline_s: float) -> list[Event]:
+        if self.deaths:
+            self.deaths -= 1
+            return [NoWorker("", "a worker process died while it loaded: spot")]
+        return LocalPool.wait(self, timeout_s, deadline_s)
+
+
+@pytest.mark.parametrize(("deaths", "survives"), [(19, True), (20, False)])
+def test_a_crowd_of_workers_may_die_while_they_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, survives: bool
+) -> None:
+    """All spot nodes may go at one moment, again and again; a fault of ours ends the job."""
+    monkeypatch.setattr(engine, "LocalPool", partial(FrailPool, deaths=deaths))
+    if survives:
+        do(NumberJob(str(tmp_path)))
+        return
+    with pytest.raises(JobError, match=r"20 workers in a row .* while it loaded: spot"):
+        do(NumberJob(str(tmp_path)))
 
 
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:

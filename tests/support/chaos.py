@@ -2,15 +2,18 @@
 
     python tests/support/chaos.py --kills 100 --seed 7 --log benchmarks/results/chaos.log
 
-A job runs on a real Ray of three nodes while worker processes, a whole node and the driver are
+A job runs on a real Ray of three nodes while worker processes, whole nodes and the driver are
 killed with SIGKILL at random moments. Afterwards the corpus must be the undisturbed one, byte for
 byte, with no temporary file left, and no partition may have been begun after it was committed.
+
+Kills and progress wait for each other, so that neither a fast machine ends the job before the last
+kill nor a loaded one sees all kills before its first shard: a kill comes at a random moment after
+a random number of further beginnings and commits, and each kill opens a few more partitions.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -29,7 +32,7 @@ sys.path.insert(0, str(SUPPORT))
 
 import psutil  # noqa: E402
 
-from jobs import NumberJob, contents  # noqa: E402
+from jobs import NumberJob, contents, open_gate  # noqa: E402
 from omni_diffusion.corpus.storage import TEMPORARY  # noqa: E402
 from omni_diffusion.pipelines.engine import run_job  # noqa: E402
 from omni_diffusion.pipelines.run_recipe import RayRecipe, RunRecipe  # noqa: E402
@@ -44,7 +47,18 @@ ray = RayRecipe(address={address!r}, actors={actors}, cpus_per_actor=0.5)
 run_job(NumberJob(**{job!r}), RunRecipe(ray=ray, tries=1000), "digest")
 """
 
+SHARES = {"worker": 0.7, "driver": 0.15, "node": 0.15}
+"""Of the kills; each kind is hit at least once."""
+
+PER_KILL = 3
+"""Partitions that a kill opens."""
+
 _WORKER = "ray::_Actor"
+_NO_PROGRESS_S = 30.0
+_NO_CLUSTER = "no Ray cluster at"
+_TOLERANCE_NS = 250_000_000
+"""Between a worker's look for the shard and its note, another may commit; clocks are coarse too.
+What is begun again after a loss or by a new driver is so at least half a second later."""
 
 
 @dataclass
@@ -52,13 +66,12 @@ class Chaos:
     """One trial.
 
     Attributes:
-        cluster: `ray.cluster_utils.Cluster` with a head and two more nodes.
+        cluster: `ray.cluster_utils.Cluster` with a head and two more nodes, for this alone.
         folder: for output and notes.
         kills: how many.
         seed: decides victims and moments.
         say: called with a line for every event.
-        partitions: of the job.
-        seconds: that a record takes; with ten records a partition.
+        actors: of the job.
     """
 
     cluster: Any
@@ -66,20 +79,23 @@ class Chaos:
     kills: int
     seed: int
     say: Callable[[str], None]
-    partitions: int = 120
-    seconds: float = 0.02
     actors: int = 3
     killed: Counter[str] = field(default_factory=Counter)
-    done_before: int = 0
-    #: Shards there when a driver was last killed.
+    drivers: int = 0
+
+    @property
+    def partitions(self) -> int:
+        """Of the job: as many as the kills open."""
+        return PER_KILL * (self.kills + 1)
 
     def job(self, output: str, log: str = "") -> dict[str, Any]:
         """Arguments of the job."""
         return {
             "output": str(self.folder / output),
             "partitions": self.partitions,
-            "seconds": self.seconds,
+            "seconds": 0.01,
             "log": log,
+            "gated": bool(log),
         }
 
     def run(self) -> None:
@@ -89,110 +105,155 @@ class Chaos:
             AssertionError: the promise was broken.
         """
         chance = random.Random(self.seed)
-        notes = self.folder / "notes"
-        notes.mkdir()
-        driver = self._driver(notes)
-        started = time.monotonic()
-        while True:
-            code = self._wait(driver, chance.uniform(0.2, 1.6))
-            if code == 0:
-                break
-            if code is not None:
-                assert code == -signal.SIGKILL, f"the driver ended with {code}"
-                driver = self._driver(notes)
-            elif self.killed.total() < self.kills:
-                kind = self._victim(chance)
-                if self._kill(kind, driver, chance):
-                    self.killed[kind] += 1
-                    at = time.monotonic() - started
-                    count, done = self.killed.total(), self._done()
-                    self.say(f"{at:7.1f} s  kill {count:3d}: {kind:6s} ({done} done)")
+        self.notes.mkdir()
+        open_gate(self.notes, PER_KILL)
+        self.driver, started = self._new_driver(), time.monotonic()
+        for number, kind in enumerate(self._victims(chance), 1):
+            self._wait_for_progress(chance.randint(0, 4))
+            time.sleep(chance.uniform(0, 0.3))
+            self._kill(kind, chance)
+            self.killed[kind] += 1
+            at, done = time.monotonic() - started, self._done()
+            self.say(f"{at:7.1f} s  kill {number:3d}: {kind:6s} ({done} done)")
+            open_gate(self.notes, PER_KILL * (number + 1))
+        while (code := self.driver.wait()) != 0:
+            self._begin_again(code)
         self.say(f"ended after {time.monotonic() - started:.1f} s and {dict(self.killed)}")
-        self._check(notes)
+        self._check()
+
+    @property
+    def notes(self) -> Path:
+        """Where the workers note what they begin."""
+        return self.folder / "notes"
+
+    def _victims(self, chance: random.Random) -> list[str]:
+        counts = {kind: max(1, int(share * self.kills)) for kind, share in SHARES.items()}
+        kinds = [kind for kind, count in counts.items() for _ in range(count)]
+        kinds += ["worker"] * (self.kills - len(kinds))
+        chance.shuffle(kinds)
+        return kinds
+
+    def _wait_for_progress(self, steps: int) -> None:
+        """Until so many more partitions were begun or committed, or all that may be are."""
+        before, since = self._progress(), time.monotonic()
+        while self._progress() - before < steps and self._done() < self._open():
+            if (code := self.driver.poll()) is not None:
+                self._begin_again(code)
+            if time.monotonic() - since > _NO_PROGRESS_S:
+                return
+            time.sleep(0.02)
+
+    def _progress(self) -> int:
+        return len(list(self.notes.glob("begun-*"))) + self._done()
 
     def _done(self) -> int:
         return len(list((self.folder / "out/shards").glob("[0-9]*.parquet")))
 
-    def _victim(self, chance: random.Random) -> str:
-        """Workers most often; a node and the driver are sure to be hit in time."""
-        left = self.kills - self.killed.total()
-        missing = [kind for kind in ("node", "driver", "worker") if not self.killed[kind]]
-        if left <= len(missing):
-            return missing[0]
-        return chance.choices(("worker", "driver", "node"), (6, 2, 2))[0]
+    def _open(self) -> int:
+        return min(self.partitions, PER_KILL * (self.killed.total() + 1))
 
-    def _kill(self, kind: str, driver: subprocess.Popen[bytes], chance: random.Random) -> bool:
+    def _kill(self, kind: str, chance: random.Random) -> None:
         if kind == "driver":
-            # Mostly drivers that have got somewhere; now and then one that has just begun.
-            if self._done() <= self.done_before and chance.random() < 0.8:
-                return False
-            self.done_before = self._done()
-            driver.kill()
-            return True
-        if kind == "node":
-            nodes = [node for node in self.cluster.list_all_nodes() if not node.head]
+            self.driver.kill()
+            self._begin_again(self.driver.wait())
+        elif kind == "node":
+            nodes = sorted(self.cluster.worker_nodes, key=lambda node: node.unique_id)
             self.cluster.remove_node(chance.choice(nodes), allow_graceful=False)
-            self.cluster.add_node(num_cpus=2)
-            return True
-        workers = [p for p in psutil.process_iter() if _named(p, _WORKER)]
-        if not workers:
-            return False
-        try:
-            chance.choice(workers).kill()
-        except psutil.NoSuchProcess:
-            return False
-        return True
+            # Nobody waits for it: the job goes on with the other nodes until it is there.
+            self.cluster.add_node(num_cpus=2, wait=False)
+        else:
+            while not self._kill_worker(chance):
+                if (code := self.driver.poll()) is not None:
+                    self._begin_again(code)
+                time.sleep(0.02)
 
-    def _driver(self, notes: Path) -> subprocess.Popen[bytes]:
-        job = self.job("out", str(notes))
+    def _kill_worker(self, chance: random.Random) -> bool:
+        """Kill one worker of this cluster: others on this machine are none of our business."""
+        workers = []
+        for node in self.cluster.list_all_nodes():
+            for raylet in node.all_processes.get("raylet", ()):
+                with _gone_is_fine():
+                    workers += psutil.Process(raylet.process.pid).children()
+        workers = [process for process in workers if _named(process, _WORKER)]
+        if workers:
+            with _gone_is_fine():
+                chance.choice(sorted(workers, key=lambda process: process.pid)).kill()
+                return True
+        return False
+
+    def _new_driver(self) -> subprocess.Popen[bytes]:
+        self.drivers += 1
         code = DRIVER.format(
-            support=str(SUPPORT), address=self.cluster.address, actors=self.actors, job=job
+            support=str(SUPPORT),
+            address=self.cluster.address,
+            actors=self.actors,
+            job=self.job("out", str(self.notes)),
         )
-        with (self.folder / "driver.log").open("ab") as log:
+        with self._log().open("wb") as log:
             return subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log)
 
-    def _wait(self, driver: subprocess.Popen[bytes], timeout_s: float) -> int | None:
-        try:
-            return driver.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+    def _log(self) -> Path:
+        return self.folder / f"driver-{self.drivers}.log"
 
-    def _check(self, notes: Path) -> None:
+    def _begin_again(self, code: int) -> None:
+        """The same command once more, after a driver was killed; nothing else may end one."""
+        if code != -signal.SIGKILL:
+            last = self._log().read_text(errors="replace").strip().rpartition("\n")[2]
+            # A machine so loaded that Ray does not answer in time: a user tries again, too.
+            assert _NO_CLUSTER in last, f"the driver ended with {code}: {last}"
+            self.say(f"a driver could not reach the cluster: {last}")
+        self.driver = self._new_driver()
+
+    def _check(self) -> None:
         run_job(NumberJob(**self.job("plain")), RunRecipe(ray=RayRecipe()), "digest", local=True)
         ours, plain = contents(self.folder / "out"), contents(self.folder / "plain")
         assert ours.keys() == plain.keys(), sorted(ours.keys() ^ plain.keys())
-        assert ours == plain, [name for name in ours if ours[name] != plain[name]]
+        differing = [name for name in ours if ours[name] != plain[name]]
+        assert not differing, differing
         left = list((self.folder / "out").rglob(f"{TEMPORARY}*"))
         assert not left, left
-        again = self._begun_after_commit(notes)
+        again = self._begun_after_commit()
         assert not again, f"begun after they had been committed: {again}"
-        begun = len(list(notes.glob("begun-*")))
+        begun = len(list(self.notes.glob("begun-*")))
         self.say(
             f"the same {len(ours)} files as undisturbed, no temporary file, nothing begun after "
             f"its commit; {begun} partitions begun for {self.partitions} commits"
         )
 
-    def _begun_after_commit(self, notes: Path) -> list[int]:
-        """Partitions that were begun later than their sidecar was published."""
+    def _begun_after_commit(self) -> list[str]:
+        """Partitions that were begun later than their sidecar appeared.
+
+        A link sets the time of status change; that of modification is older by the sync between.
+        """
         shards = self.folder / "out/shards"
-        committed = {int(p.stem): p.stat().st_mtime_ns for p in shards.glob("[0-9]*.parquet")}
+        committed = {int(p.stem): p.stat().st_ctime_ns for p in shards.glob("[0-9]*.parquet")}
         again = []
-        for note in notes.glob("begun-*"):
+        for note in self.notes.glob("begun-*"):
             _, number, _, moment = note.name.split("-")
-            if int(moment) > committed[int(number)]:
-                again.append(int(number))
-        return again
+            late_ns = int(moment) - committed[int(number)]
+            if late_ns > _TOLERANCE_NS:
+                again.append(f"{int(number)} ({late_ns / 1e9:.2f} s later)")
+        return sorted(again)
+
+
+class _gone_is_fine:
+    """A process may be gone by the time that it is looked at."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> bool:
+        return isinstance(error, psutil.Error)
 
 
 def _named(process: psutil.Process, title: str) -> bool:
-    try:
+    with _gone_is_fine():
         return any(title in part for part in process.cmdline())
-    except psutil.Error:
-        return False
+    return False
 
 
 def main() -> None:
-    """A long trial from the command line."""
+    """A trial from the command line; one line an event, and on failure one that says why."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
@@ -208,18 +269,26 @@ def main() -> None:
     os.environ["PYTHONPATH"] = str(SUPPORT)
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 2, "include_dashboard": False}
+    # Only workers that are asked for: every one costs seconds on a loaded machine.
+    lean = {"prestart_worker_first_driver": False}
+    head = {"num_cpus": 2, "include_dashboard": False, "_system_config": lean}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
-        cluster.add_node(num_cpus=2)
-    say(f"{arguments.kills} kills, seed {arguments.seed}, {json.dumps(head)} and two more nodes")
+        cluster.add_node(num_cpus=2, wait=False)
+    say(f"{arguments.kills} kills, seed {arguments.seed}, three Ray nodes of two CPUs")
     with tempfile.TemporaryDirectory() as folder:
-        partitions = max(120, 6 * arguments.kills)
-        trial = Chaos(cluster, Path(folder), arguments.kills, arguments.seed, say, partitions)
-        trial.run()
+        trial = Chaos(cluster, Path(folder), arguments.kills, arguments.seed, say)
+        try:
+            trial.run()
+        except AssertionError as error:
+            say(f"BROKEN: {error}")
+        finally:
+            trial.driver.kill()
+            trial.driver.wait()
+            cluster.shutdown()
     if arguments.log:
         arguments.log.write_text("\n".join(lines) + "\n")
-    cluster.shutdown()
+    sys.exit(int(lines[-1].startswith("BROKEN")))
 
 
 if __name__ == "__main__":

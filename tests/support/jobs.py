@@ -30,6 +30,8 @@ class NumberJob:
         hang: partitions that never end while the file `log/hang` is there.
         refuse: partitions whose source refuses while the file `log/refuse` is there.
         die: partitions whose worker dies while the file `log/die` is there.
+        die_late: whether a worker dies right after a commit, once for the file `log/late`.
+        gated: whether partitions wait, after they were begun, until `open_gate` opens them.
         mended: whether the 7th records are good now.
         no_weights: whether the worker cannot be made.
         fingerprint: of the tokenizers.
@@ -43,6 +45,8 @@ class NumberJob:
     hang: tuple[int, ...] = ()
     refuse: tuple[int, ...] = ()
     die: tuple[int, ...] = ()
+    die_late: bool = False
+    gated: bool = False
     mended: bool = False
     no_weights: bool = False
     fingerprint: str = ""
@@ -71,6 +75,8 @@ class NumberSource:
         number = partition.number
         self._trouble(number)
         self._note("begun", number)
+        while self.job.gated and number >= int(_gate(self.job.log).read_text()):
+            time.sleep(0.02)
         for row in range(self.job.rows):
             key = f"{number:05d}-{row:04d}"
             if (partition.spec["first"] + row) % 7 == 3 and not self.job.mended:
@@ -114,7 +120,20 @@ class NumberWorker:
             yield make_sample(item.key, int(item.key.replace("-", "")) % 10_007)
 
     def commit(self) -> None:
-        pass
+        if self._job.die_late and _there(self._job.log, "late"):
+            (Path(self._job.log) / "late").unlink()
+            os._exit(9)
+
+
+def open_gate(log: Path, partitions: int) -> None:
+    """Let the first so many partitions of a gated job go on."""
+    new = log / "gate-new"
+    new.write_text(str(partitions))
+    new.replace(_gate(log))
+
+
+def _gate(log: Path | str) -> Path:
+    return Path(log) / "gate"
 
 
 def _there(folder: str, name: str) -> bool:

@@ -64,7 +64,11 @@ _LEAST_DEADLINE_S = 600.0
 _DEADLINE_MEDIANS = 20.0
 
 _STARTS = 5
-"""How many workers may die in a row while they load before the job stops."""
+"""How many workers, for each that is wanted, may die in a row while they load before the job stops.
+
+In a row means that none became ready in between. A crowd of spot nodes may go at one moment; what
+never comes up is a fault that another try does not mend.
+"""
 
 OnTick = Callable[[Run], None]
 
@@ -175,13 +179,12 @@ class _Driver:
         """The workers; they are ended whatever happens."""
         pool: Pool
         if local:
-            pool, self.wanted = LocalPool(self.job, retrying), 1
+            pool = LocalPool(self.job, retrying)
         else:
             from omni_diffusion.pipelines.ray_metrics import RunMetrics
             from omni_diffusion.pipelines.ray_pool import RayPool
 
             pool = RayPool(self.job, self.recipe.ray, retrying=retrying)
-            self.wanted = pool.wanted
             self.watchers.append(RunMetrics(self.run).show)
         try:
             yield pool
@@ -205,13 +208,13 @@ class _Driver:
             while self.todo or self.later or self.flying:
                 if self.signals and drained_at is None:
                     drained_at, self.run.state = time.monotonic(), "draining"
-                    self._take(pool.drain())
+                    self._take(pool, pool.drain())
                 if drained_at is None:
                     self._submit(pool)
                 elif self._drained(drained_at):
                     raise KeyboardInterrupt
-                self._take(pool.wait(self._pause(), self._deadline_s()))
-                self.file.tick(self.wanted, pool.actors, pool.at_work())
+                self._take(pool, pool.wait(self._pause(), self._deadline_s()))
+                self.file.tick(pool.wanted, pool.actors, pool.at_work())
                 for watcher in self.watchers:
                     watcher(self.run)
                 if self.stop:
@@ -227,13 +230,13 @@ class _Driver:
             self.flying.add(number)
             pool.submit(self.plan.partition(number))
 
-    def _take(self, events: list[Event]) -> None:
+    def _take(self, pool: Pool, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, Ready):
                 self.starts_failed = 0
                 self._check_fingerprints(event)
             elif isinstance(event, NoWorker):
-                self._no_worker(event)
+                self._no_worker(event, pool.wanted)
             elif isinstance(event, Done):
                 self._done(event)
             elif isinstance(event, Failed):
@@ -278,10 +281,12 @@ class _Driver:
             if len(self.run.given_up) >= self.recipe.failed_partitions:
                 self.stop = self._given_up_message()
 
-    def _no_worker(self, event: NoWorker) -> None:
+    def _no_worker(self, event: NoWorker, wanted: int) -> None:
         self.starts_failed += 1
-        if event.kind or self.starts_failed >= _STARTS:
+        if event.kind:
             self.stop = event.message
+        elif self.starts_failed >= wanted * max(_STARTS, self.recipe.tries):
+            self.stop = f"{self.starts_failed} workers in a row did not start; {event.message}"
 
     def _check_fingerprints(self, event: Ready) -> None:
         """The first shard of an earlier run must be of the same tokenizers."""

@@ -11,10 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from omni_diffusion.corpus.sidecar import sidecar_name
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import OmniError
-from omni_diffusion.pipelines.shard_work import Outcome, Worker, make_shard, retry_rejects
+from omni_diffusion.pipelines.shard_work import (
+    Outcome,
+    Worker,
+    committed,
+    make_shard,
+    retry_rejects,
+)
 from omni_diffusion.pipelines.sources.partition import Partition, Source
 
 
@@ -103,6 +108,11 @@ class Pool(Protocol):
     """Takes partitions, gives events."""
 
     @property
+    def wanted(self) -> int:
+        """Workers that there shall be."""
+        ...
+
+    @property
     def actors(self) -> int:
         """Workers that have loaded their models."""
         ...
@@ -152,16 +162,15 @@ class Hands:
 
     def work(self, partition: Partition) -> Done | Failed:
         """Do one partition; errors that a user can cause come back as an event."""
+        number = partition.number
         try:
-            do = retry_rejects if self._finished(partition) else make_shard
-            return Done(partition.number, do(self.storage, self.source, self.worker, partition))
+            done = committed(self.storage, number)
+            if done and not self.retrying:
+                return Done(number, done)
+            do = retry_rejects if done else make_shard
+            return Done(number, do(self.storage, self.source, self.worker, partition))
         except OmniError as error:
-            return Failed(partition.number, type(error).__name__, str(error))
-
-    def _finished(self, partition: Partition) -> bool:
-        """Whether only the rejects of the partition are asked for."""
-        name = sidecar_name(partition.number)
-        return self.retrying and self.storage.size(name) is not None
+            return Failed(number, type(error).__name__, str(error))
 
 
 @dataclass(slots=True)
@@ -172,6 +181,7 @@ class LocalPool:
     retrying: bool = False
     _hands: Hands | None = None
     _waiting: deque[Partition] = field(default_factory=deque)
+    wanted: int = 1
 
     @property
     def actors(self) -> int:

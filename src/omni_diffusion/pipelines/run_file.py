@@ -124,7 +124,8 @@ class RunFile:
         run.size += outcome.size
         run.reasons = dict(Counter(run.reasons) + Counter(outcome.reasons))
         self._committed_s += outcome.busy_s
-        self._recent = [*self._recent[-_RECENT:], outcome.busy_s]
+        if outcome.busy_s:
+            self._recent = [*self._recent[-_RECENT:], outcome.busy_s]
 
     def tick(self, wanted: int, ready: int, at_work: Sequence[AtWork]) -> None:
         """Bring rates, actors and stragglers up to date; write the file if it is time."""

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from omni_diffusion.corpus.rejects import Reject, count_reasons, read_rejects
+from omni_diffusion.corpus.rejects import Reject, count_reasons, read_rejects, rejects_name
 from omni_diffusion.corpus.sample import Sample, decode_sample
 from omni_diffusion.corpus.shard import ShardReader, ShardWriter
-from omni_diffusion.corpus.sidecar import read_sidecar, tar_name
+from omni_diffusion.corpus.sidecar import read_sidecar, sidecar_name, tar_name
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import JobError, RecordError, SourceError
 from omni_diffusion.pipelines.sources.partition import Item, Partition, Source
@@ -51,7 +51,7 @@ class Outcome:
         rejects: records that could not be used; `rows + rejects` = records read.
         reasons: how many records fell to each `stage: reason`.
         size: bytes of the tar.
-        busy_s: seconds that it took.
+        busy_s: seconds that it took; 0 where it had been done before.
     """
 
     number: int
@@ -79,6 +79,26 @@ def make_shard(storage: Storage, source: Source, worker: Worker, partition: Part
     seen = _Counted(source.read(partition))
     results = worker.samples(iter(seen))
     return _commit(storage, worker, partition, results, seen, started, replace=False)
+
+
+def committed(storage: Storage, number: int) -> Outcome | None:
+    """The outcome of a partition whose shard is in place already, or None where it is not.
+
+    A worker asks before it begins: one that was lost just after its commit, before anybody heard
+    of it, would otherwise have its partition done again.
+
+    Raises:
+        StorageError: the store refused.
+    """
+    if storage.size(sidecar_name(number)) is None or storage.size(tar_name(number)) is None:
+        return None
+    info = read_sidecar(storage, number).info
+    if info.rejects and storage.size(rejects_name(number)) is None:
+        return None
+    reasons = dict(count_reasons(iter(read_rejects(storage, number))))
+    return Outcome(
+        number=number, rows=info.rows, rejects=info.rejects, reasons=reasons, size=info.size
+    )
 
 
 def retry_rejects(
