@@ -19,6 +19,7 @@ from omni_diffusion.corpus.index import INDEX, shard_numbers
 from omni_diffusion.corpus.manifest import Manifest, read_manifest
 from omni_diffusion.corpus.sidecar import LENGTHS, sidecar_name
 from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.corpus.subset import shards_of
 from omni_diffusion.errors import CorpusError, OmniError
 
 Progress = Callable[[int, int], None]
@@ -54,9 +55,7 @@ class CorpusSource:
         except CorpusError as error:
             self._notes.append(str(error))
         #: Where the tars are: of a subset, in the corpus that it was chosen from.
-        self.shards = self.storage
-        if self.manifest and self.manifest.base:
-            self.shards = Storage(self.manifest.base)
+        self.shards = shards_of(self.storage, self.manifest) if self.manifest else self.storage
         self._index = self._find_index()
 
     def close(self) -> None:

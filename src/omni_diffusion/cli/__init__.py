@@ -16,6 +16,7 @@ from omni_diffusion.cli import (
     estimate,
     plan,
     run,
+    select,
     show,
     status,
     tokenize,
@@ -43,7 +44,7 @@ def _root(
 
 _VERBS = (
     *(tokenize, run, status, demo_media),
-    *(verify, show, audit, encode, decode),
+    *(verify, show, audit, select, encode, decode),
     *(plan, batch, estimate),
 )
 for _verb in _VERBS:

@@ -41,7 +41,7 @@ def command(
 
 
 def _print(report: object) -> None:
-    from omni_diffusion.corpus.verify import Report
+    from omni_diffusion.corpus.checking import Report
 
     assert isinstance(report, Report)
     for note in report.notes:

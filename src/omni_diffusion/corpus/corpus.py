@@ -16,6 +16,7 @@ from omni_diffusion.corpus.sample import Sample, decode_sample
 from omni_diffusion.corpus.shard import ShardReader, short_read
 from omni_diffusion.corpus.sidecar import tar_name
 from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.corpus.subset import shards_of
 from omni_diffusion.errors import CorpusError
 
 _OPEN_SHARDS = 512
@@ -36,11 +37,13 @@ class Corpus:
     Attributes:
         manifest: the corpus as a whole.
         index: its rows.
+        shards: where its tars are: with it, or for a subset in the corpus that it was chosen from.
     """
 
     def __init__(self, root: str | os.PathLike[str], cache: ShardCache | None = None) -> None:
         self.storage = Storage(root)
         self.manifest: Manifest = read_manifest(self.storage)
+        self.shards = shards_of(self.storage, self.manifest)
         self.index = Index(self.storage)
         if len(self.index) != self.manifest.rows:
             reason = f"index has {len(self.index)} rows, corpus.json says {self.manifest.rows}"
@@ -99,24 +102,24 @@ class Corpus:
         return self._read(places)
 
     def _read(self, places: Iterable[tuple[str, int, int, int, int]]) -> Iterator[Sample]:
-        if self.storage.is_local or self._cache:
+        if self.shards.is_local or self._cache:
             for key, shard, offset, size, crc in places:
                 reader = self._readers.get(shard) or self._open(shard)
                 yield decode_sample(key, reader.payload(offset, size), reader.name, crc)
             return
         for key, shard, offset, size, crc in places:
             name = tar_name(shard)
-            data = self.storage.read(name, offset, offset + size)
+            data = self.shards.read(name, offset, offset + size)
             if len(data) != size:
-                raise short_read(self.storage.path(name), offset, size)
-            yield decode_sample(key, data, self.storage.path(name), crc)
+                raise short_read(self.shards.path(name), offset, size)
+            yield decode_sample(key, data, self.shards.path(name), crc)
 
     def _open(self, shard: int) -> ShardReader:
         name = tar_name(shard)
         if self._cache:
-            self._readers[shard] = self._cache.reader(self.storage, name)
+            self._readers[shard] = self._cache.reader(self.shards, name)
         else:
-            self._readers[shard] = ShardReader(self.storage.path(name))
+            self._readers[shard] = ShardReader(self.shards.path(name))
         while len(self._readers) > 1 and self._too_much_is_open():
             self._readers.popitem(last=False)
         return self._readers[shard]

@@ -27,7 +27,8 @@ class Manifest:
         rows: how many samples.
         rejects: how many records could not be used; records in = `rows` + `rejects`.
         lengths: rows of every stream in all samples together (`text_len`, ...).
-        digest: SHA-256 over the numbers and digests of all shards, in order.
+        digest: SHA-256 over the numbers and digests of all shards, in order; of a subset, over
+            the places and checksums of its rows (see `subset`).
         index_digest: SHA-256 of `index.parquet`.
         base: of a subset, the corpus that holds its shards (see `subset`); else empty, and left
             out of the file.

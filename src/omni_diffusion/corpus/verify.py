@@ -7,23 +7,25 @@ row is made again from the bytes and compared.
 from __future__ import annotations
 
 import hashlib
-import json
-import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from omni_diffusion.corpus.checking import (
+    Problem,
+    Progress,
+    Report,
+    local,
+    local_tar,
+    map_shards,
+)
 from omni_diffusion.corpus.index import (
     INDEX,
-    SIDECARS,
     KeySet,
     compact,
     corpus_digest,
@@ -32,7 +34,7 @@ from omni_diffusion.corpus.index import (
     shard_numbers,
     tar_numbers,
 )
-from omni_diffusion.corpus.manifest import MANIFEST, read_manifest
+from omni_diffusion.corpus.manifest import MANIFEST, Manifest, read_manifest
 from omni_diffusion.corpus.rejects import read_rejects
 from omni_diffusion.corpus.shard import ShardReader, rescan
 from omni_diffusion.corpus.sidecar import (
@@ -50,44 +52,9 @@ from omni_diffusion.corpus.sidecar import (
     tar_name,
 )
 from omni_diffusion.corpus.storage import TEMPORARY, Storage
+from omni_diffusion.corpus.subset import sidecar_crcs
+from omni_diffusion.corpus.verify_subset import verify_subset
 from omni_diffusion.errors import CorpusError, OmniError
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that is wrong: which file, and what."""
-
-    path: str
-    reason: str
-
-
-@dataclass(kw_only=True)
-class Report:
-    """What a walk found.
-
-    Attributes:
-        root: the corpus.
-        shards: how many were checked.
-        rows: samples in them.
-        rejects: records that were set aside.
-        problems: everything that is wrong; empty where all is well.
-        notes: what is not wrong but worth knowing, such as files of a killed writer.
-    """
-
-    root: str
-    shards: int = 0
-    rows: int = 0
-    rejects: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[Problem] = field(default_factory=list)
-
-    def add(self, error: OmniError) -> None:
-        """Note an error as a problem."""
-        path = error.path if isinstance(error, CorpusError) else self.root
-        reason = error.reason if isinstance(error, CorpusError) else str(error)
-        self.problems.append(Problem(path, reason))
 
 
 def verify(
@@ -104,6 +71,8 @@ def verify(
         StorageError: the place cannot be listed at all.
     """
     storage = Storage(root)
+    if base := _base(storage):
+        return verify_subset(storage, base, workers=workers, on_shard=on_shard)
     report = Report(root=storage.root)
     _note_leftovers(storage, report)
     try:
@@ -113,7 +82,9 @@ def verify(
         tars = tar_numbers(storage)
         numbers = [n for n in shard_numbers(storage, with_tar=False) if n in tars]
     found: dict[int, Sidecar] = {}
-    for number, (sidecar, problems) in _map_shards(storage, numbers, workers, on_shard):
+    for number, (sidecar, problems) in map_shards(
+        partial(check_shard, storage.root), numbers, workers, on_shard
+    ):
         report.problems += problems
         if sidecar:
             found[number] = sidecar
@@ -139,6 +110,9 @@ def rebuild_index(root: str | os.PathLike[str], on_shard: Progress | None = None
         CorpusError: a tar is damaged, or nothing says with which tokenizers it was made.
     """
     storage = Storage(root)
+    if base := _base(storage):
+        reason = f"is a subset of {base.base}: make it again with select"
+        raise CorpusError(storage.root, reason)
     numbers = tar_numbers(storage)
     if not numbers:
         raise CorpusError(storage.root, "holds no shards (no shards/NNNNN.tar)")
@@ -158,6 +132,15 @@ def rebuild_index(root: str | os.PathLike[str], on_shard: Progress | None = None
     compact(storage, recipe_digest=recipe_digest, on_shard=on_shard)
 
 
+def _base(storage: Storage) -> Manifest | None:
+    """The manifest of a subset; None for a corpus with shards of its own, or a damaged one."""
+    try:
+        manifest = read_manifest(storage)
+    except CorpusError:
+        return None
+    return manifest if manifest.base else None
+
+
 def check_shard(root: str, number: int) -> tuple[Sidecar | None, list[Problem]]:
     """Check one shard against its sidecar and its rejects.
 
@@ -170,7 +153,7 @@ def check_shard(root: str, number: int) -> tuple[Sidecar | None, list[Problem]]:
     try:
         sidecar = read_sidecar(storage, number)
         _check_rejects(storage, sidecar.info)
-        with _local_tar(storage, number) as reader:
+        with local_tar(storage, number) as reader:
             _check_tar(storage, sidecar.info, sidecar.table, reader, report)
     except OmniError as error:
         report.add(error)
@@ -209,7 +192,7 @@ def _rebuild_sidecar(storage: Storage, number: int, numbers: Sequence[int]) -> N
     def stop(error: OmniError) -> None:
         raise error
 
-    with _local_tar(storage, number) as reader:
+    with local_tar(storage, number) as reader:
         rows = rescan(reader, number, stop)
         info = ShardInfo(
             number=number,
@@ -275,13 +258,13 @@ def _check_keys(storage: Storage, sidecars: Sequence[Sidecar], report: Report) -
 def _check_index(storage: Storage, sidecars: Sequence[Sidecar], report: Report) -> None:
     if storage.size(INDEX) is None:
         raise CorpusError(storage.path(INDEX), "there is no such file; run verify --rebuild-index")
-    with _local(storage, INDEX) as path, open_parquet(path, storage.path(INDEX)) as file:
+    with local(storage, INDEX) as path, open_parquet(path, storage.path(INDEX)) as file:
         if not file.schema_arrow.equals(SCHEMA):
             raise CorpusError(storage.path(INDEX), "has other columns than the sidecars")
-        crcs = _sidecar_crcs(file, storage.path(INDEX))
+        crcs = sidecar_crcs(file, storage.path(INDEX))
         for sidecar in sidecars:
             number = sidecar.info.number
-            if crcs.get(str(number)) != sidecar.crc:
+            if crcs.get(number) != sidecar.crc:
                 where = storage.path(sidecar_name(number))
                 reason = "is not the file that the index was made from"
                 report.problems.append(Problem(where, f"{reason}; run verify --rebuild-index"))
@@ -294,15 +277,6 @@ def _check_index(storage: Storage, sidecars: Sequence[Sidecar], report: Report) 
             if not index.take(info.rows).equals(rows):
                 reason = f"rows of shard {info.number} differ from its sidecar"
                 raise CorpusError(storage.path(INDEX), f"{reason}; run verify --rebuild-index")
-
-
-def _sidecar_crcs(file: pq.ParquetFile, path: object) -> dict[str, int]:
-    try:
-        crcs: dict[str, int] = json.loads(file.metadata.metadata[SIDECARS.encode()])
-    except (KeyError, TypeError, ValueError):
-        reason = "does not say which sidecars it was made from; run verify --rebuild-index"
-        raise CorpusError(path, reason) from None
-    return crcs
 
 
 class _Rows:
@@ -326,7 +300,7 @@ def _check_manifest(storage: Storage, sidecars: Sequence[Sidecar], report: Repor
     lengths: Counter[str] = Counter()
     for info in infos:
         lengths.update(lengths_of(read_table(storage, sidecar_name(info.number), LENGTHS)))
-    with _local(storage, INDEX) as path:
+    with local(storage, INDEX) as path:
         index_digest = file_digest(path)
     expected = {
         "shards": report.shards,
@@ -341,43 +315,3 @@ def _check_manifest(storage: Storage, sidecars: Sequence[Sidecar], report: Repor
         if (said := getattr(manifest, name)) != value:
             reason = f"says {name} {said!r}, the files say {value!r}"
             report.problems.append(Problem(storage.path(MANIFEST), reason))
-
-
-def _map_shards(
-    storage: Storage, numbers: Sequence[int], workers: int | None, on_shard: Progress | None
-) -> Iterator[tuple[int, tuple[Sidecar | None, list[Problem]]]]:
-    check = partial(check_shard, storage.root)
-    workers = min(workers or os.cpu_count() or 1, len(numbers))
-    done = 0
-    if workers <= 1:
-        for number in numbers:
-            yield number, check(number)
-            done += 1
-            if on_shard:
-                on_shard(done, len(numbers))
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting = {pool.submit(check, number): number for number in numbers}
-        for finished in as_completed(waiting):
-            yield waiting[finished], finished.result()
-            done += 1
-            if on_shard:
-                on_shard(done, len(numbers))
-
-
-@contextmanager
-def _local_tar(storage: Storage, number: int) -> Iterator[ShardReader]:
-    with _local(storage, tar_name(number)) as path:
-        yield ShardReader(path, storage.path(tar_name(number)))
-
-
-@contextmanager
-def _local(storage: Storage, name: str) -> Iterator[Path]:
-    """Path of a file on this machine; a remote one is downloaded for the time of the block."""
-    if storage.is_local:
-        yield Path(storage.path(name))
-        return
-    with storage.temporary(name) as part:
-        storage.download(name, part)
-        yield part

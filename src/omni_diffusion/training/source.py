@@ -21,6 +21,7 @@ from omni_diffusion.corpus.index import INDEX
 from omni_diffusion.corpus.manifest import read_manifest
 from omni_diffusion.corpus.sidecar import open_parquet
 from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.corpus.subset import shards_of
 from omni_diffusion.errors import CorpusError
 from omni_diffusion.training.lengths import LengthRule, read_lengths
 from omni_diffusion.training.noise import word
@@ -72,8 +73,7 @@ class Source:
         self.name, self.word = name, np.uint64(word("source", name))
         self.storage = Storage(root)
         self.manifest = read_manifest(self.storage)
-        base = self.manifest.base
-        self.shards = Storage(base) if base else self.storage
+        self.shards = shards_of(self.storage, self.manifest)
         if not (self.storage.is_local and self.shards.is_local) and cache is None:
             reason = f"source {name!r} is remote: say where its shards may be kept (data.cache)"
             raise CorpusError(root, reason)
@@ -100,7 +100,7 @@ class Source:
     @property
     def digest(self) -> str:
         """Changes whenever its samples do: of its tars, or of the rows that a subset picks."""
-        return self.manifest.index_digest if self.manifest.base else self.manifest.digest
+        return self.manifest.digest
 
     def places(self, rows: NDArray[np.int64]) -> list[Place]:
         """Places of some rows, in the order given. Safe for several threads.
