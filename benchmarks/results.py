@@ -27,6 +27,15 @@ def machine() -> dict[str, Any]:
     return found | {"load_1min": round(os.getloadavg()[0], 1)}
 
 
+def kept(name: str) -> dict[str, Any]:
+    """The figures of `results/NAME.json`, none where there is no such file."""
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    if not path.exists():
+        return {}
+    figures: dict[str, Any] = json.loads(path.read_text())["figures"]
+    return figures
+
+
 def save(name: str, figures: dict[str, Any]) -> None:
     """Write `results/NAME.json`."""
     path = Path(__file__).parent / "results" / f"{name}.json"

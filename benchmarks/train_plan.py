@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import typer
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
 
+from benchmarks.processes import in_process, peak_rss_mb  # noqa: E402
 from benchmarks.results import machine, save  # noqa: E402
 
 SEED = 7
@@ -210,26 +210,11 @@ def task_rate(root: str, cache: str | None, limit_mb: int, steps: int) -> Fields
     return {"rate": samples / wall, "samples": samples, "cpu_us": cpu_s / samples * 1e6}
 
 
-def peak_rss_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-
-
 TASKS: dict[str, Callable[..., Fields]] = {
     "first_batch": task_first_batch,
     "plan": task_plan,
     "rate": task_rate,
 }
-
-
-def in_process(name: str, environment: dict[str, str] | None = None, **arguments: Any) -> Fields:
-    command = [sys.executable, __file__, "--task", json.dumps([name, arguments])]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **(environment or {})}
-    )
-    if done.returncode:
-        raise RuntimeError(f"{name} {arguments}: {done.stderr[-2000:]}")
-    found: Fields = json.loads(done.stdout)
-    return found
 
 
 # --- the object store ----------------------------------------------------------------------------
@@ -280,8 +265,8 @@ def benchmark_plan(rows: int, samples: int, shard_rows: int = SHARD_ROWS) -> Fie
         small, large = Path(scratch) / "small", Path(scratch) / "large"
         make_group(small, SHARDS_PER_GROUP, shard_rows)
         real = repeat_group(small, large, max(1, round(rows / SHARDS_PER_GROUP / shard_rows)))
-        first = in_process("first_batch", folder=str(large))
-        plan = in_process("plan", folder=str(large), samples=samples)
+        first = in_process(__file__, "first_batch", folder=str(large))
+        plan = in_process(__file__, "plan", folder=str(large), samples=samples)
     return {
         "index_rows": real,
         "plan_seconds_per_million": round(plan["seconds_per_million"], 3),
@@ -309,9 +294,11 @@ def benchmark_remote(shards: int, shard_rows: int, repeats: int) -> Fields:
         local, remote = [], []
         for repeat in range(repeats):
             arguments: Fields = {"limit_mb": limit_mb, "steps": steps}
-            local.append(in_process("rate", root=str(folder), cache=None, **arguments))
+            local.append(in_process(__file__, "rate", root=str(folder), cache=None, **arguments))
             cache = f"{scratch}/cache{repeat}"
-            remote.append(in_process("rate", environment, root=url, cache=cache, **arguments))
+            remote.append(
+                in_process(__file__, "rate", environment, root=url, cache=cache, **arguments)
+            )
     rates = [median(run["rate"] for run in runs) for runs in (local, remote)]
     return {
         "remote_ratio": round(rates[1] / rates[0], 3),

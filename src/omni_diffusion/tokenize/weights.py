@@ -1,6 +1,7 @@
 """Where model weights come from: a local folder or file, or a name on the Hugging Face hub.
 
 Only safetensors and `torch.load(weights_only=True)` are read; nothing from a checkpoint is run.
+torch is imported where tensors are: whoever only asks where a file lies does not wait for it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 import xxhash
-from torch import Tensor, nn
 
 from omni_diffusion.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.pt", "*.bin", "*.mvn", "*.yaml")
 TOKENIZER_FILES = ("tokenizer*.json", "vocab.json", "merges.txt", "*.tiktoken")
@@ -69,6 +72,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         WeightsError: a file cannot be read or holds something else than named tensors, or an
             index and its files do not agree.
     """
+    import torch
+
     if path.name.endswith(".index.json"):
         return _load_shards(path)
     try:
@@ -79,7 +84,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(f"{path}: cannot be read as weights: {error}") from error
-    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(t, torch.Tensor) for t in loaded.values()
+    ):
         raise WeightsError(f"{path}: not a flat table of named tensors")
     return loaded
 
@@ -140,6 +147,8 @@ def load_into(
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """16 hex digits over names, dtypes, shapes and bytes; the same in any key order."""
+    import torch
+
     digest = xxhash.xxh3_64()
     for key in sorted(tensors):
         tensor = tensors[key].detach().cpu().contiguous()

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,7 @@ from omni_diffusion.training.noise import word
 _NUMBERS = ("text_len", "image256_len", "image512_len", "speech_len", "features_len")
 _COLUMNS = (*_NUMBERS, "n_spans", "supervised_len", "shard", "task")
 _MOST_TASKS = 255
+_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class LengthRule:
         empty = [np.array([[0, role, 0, 0, 0]], np.int32) for role in Role]
         return cls(max(template.length(spans) for spans in empty))
 
-    def bound(self, numbers: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+    def bound(self, numbers: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """Ids of the training sequence, at most.
 
         Args:
@@ -110,12 +111,11 @@ class LengthRule:
         codes256, codes512 = IMAGE_CODES.values()
         pictures = numbers["image256_len"] // codes256 + numbers["image512_len"] // codes512
         speech, features = numbers["speech_len"] > 0, numbers["features_len"] > 0
-        sounds = (speech | features) * (spans - pictures)
-        total = np.zeros(len(spans), np.int64)
+        sounds = spans - pictures
+        sounds *= speech | features
+        total: NDArray[Any] = self.turn * spans + 2 * (pictures + sounds)
         for name in _NUMBERS:
             total += numbers[name]
-        total += self.turn * spans
-        total += 2 * (pictures + sounds)
         if features.any():  # speech takes one of the sounds at least
             total += SENSEVOICE_QUERIES * features * (sounds - speech)
         return total
@@ -151,27 +151,22 @@ def read_lengths(
     shards, starts, kept = [np.empty(0, np.int32)], [np.empty(0, np.int64)], _HeldOut(held_out)
     too_long = unsupervised = features = worst = worst_row = at = 0
     last_shard = -1
-    for batch in _row_groups(file, path, held_out > 0):
-        n = batch.num_rows
-        numbers = {name: _array(batch[name]) for name in _COLUMNS[:-1]}
-        bound, loss = rule.bound(numbers), numbers["supervised_len"]
-        if n and (top := int(bound.max())) > worst:
-            worst, worst_row = top, at + int(bound.argmax())
-        fits, answers = bound <= longest, loss > 0
-        use = fits & answers
-        too_long += n - int(np.count_nonzero(fits))
-        unsupervised += int(np.count_nonzero(fits & ~answers))
-        features += int(numbers["features_len"].sum(dtype=np.int64))
-        if held_out:
-            use &= ~kept.take(at, _array(batch["content_hash"]), use, bound)
-        length[at : at + n] = np.where(use, bound, 0)
-        supervised[at : at + n] = np.where(use, loss, 0)
-        task[at : at + n] = _codes(batch["task"], names, path)
-        new = np.flatnonzero(np.diff(numbers["shard"], prepend=last_shard))
-        last_shard = int(numbers["shard"][-1])
-        shards.append(numbers["shard"][new])
+    for table in _row_groups(file, path, held_out > 0):
+        part = _part(table, rule, longest, kept)
+        stop = at + len(part.length)
+        if part.worst > worst:
+            worst, worst_row = part.worst, at + part.worst_row
+        too_long += part.too_long
+        unsupervised += part.unsupervised
+        features += part.features
+        length[at:stop], supervised[at:stop] = part.length, part.supervised
+        task[at:stop] = _codes(part.task, names, path)
+        kept.remember(at, part.held_out)
+        new = part.new_shards[0 if int(part.shards[0]) != last_shard else 1 :]
+        last_shard = int(part.shards[-1])
+        shards.append(part.shards[new])
         starts.append(at + new)
-        at += n
+        at = stop
     held_rows, held_lengths = kept.first(samples)
     return Lengths(
         length=length,
@@ -190,22 +185,72 @@ def read_lengths(
     )
 
 
+class _Part(NamedTuple):
+    """What one row group adds to `Lengths`, its rows counted from 0.
+
+    `new_shards` are the rows at which a shard begins, the first one among them; `held_out` holds
+    hashes, rows and lengths of what evaluation can use.
+    """
+
+    length: NDArray[np.uint16]
+    supervised: NDArray[np.uint16]
+    task: pa.ChunkedArray
+    shards: NDArray[np.int32]
+    new_shards: NDArray[np.int64]
+    held_out: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+    too_long: int
+    unsupervised: int
+    features: int
+    worst: int
+    worst_row: int
+
+
+def _part(batch: pa.Table, rule: LengthRule, longest: int, kept: _HeldOut) -> _Part:
+    numbers = {name: _array(batch[name]) for name in _COLUMNS[:-1]}
+    bound, loss, shards = rule.bound(numbers), numbers["supervised_len"], numbers["shard"]
+    fits = bound <= longest
+    use = fits & (loss > 0)
+    fitting = int(np.count_nonzero(fits))
+    unsupervised = fitting - int(np.count_nonzero(use))
+    held: tuple[NDArray[Any], ...] = (np.empty(0, np.uint64), np.empty(0, np.int64), bound[:0])
+    if kept.share:
+        hashes, mine = kept.choose(_array(batch["content_hash"]))
+        at = np.flatnonzero(mine & use)
+        held = hashes[at], at, bound[at]
+        use &= ~mine
+    worst_row = int(bound.argmax())
+    return _Part(
+        length=(bound * use).astype(np.uint16),
+        supervised=(loss * use).astype(np.uint16),
+        task=batch["task"],
+        shards=shards,
+        new_shards=np.append(0, np.flatnonzero(shards[1:] != shards[:-1]) + 1),
+        held_out=(held[0], held[1], held[2]),
+        too_long=len(bound) - fitting,
+        unsupervised=unsupervised,
+        features=int(numbers["features_len"].sum(dtype=np.int64)),
+        worst=int(bound[worst_row]),
+        worst_row=worst_row,
+    )
+
+
 class _HeldOut:
     """Rows whose content hash lies in the lowest part of all hashes."""
 
     def __init__(self, share: float) -> None:
+        self.share = share
         self._limit = np.uint64(int(share * 2**63))
-        self._found: list[tuple[Any, ...]] = []
+        self._found: list[tuple[NDArray[Any], ...]] = []
 
-    def take(
-        self, start: int, hashes: NDArray[Any], use: NDArray[np.bool_], bound: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Which of some rows are kept, remembering those that evaluation can use."""
+    def choose(self, hashes: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """Hashes mixed anew, and which rows are kept from training."""
         mixed = mix64(hashes.astype(np.uint64) ^ np.uint64(word("held out"))) >> np.uint64(1)
-        kept: NDArray[np.bool_] = mixed < self._limit
-        at = np.flatnonzero(kept & use)
-        self._found.append((mixed[at], start + at, bound[at]))
-        return kept
+        return mixed, mixed < self._limit
+
+    def remember(self, start: int, found: tuple[NDArray[Any], ...]) -> None:
+        """Keep those of a part that begins at row `start`."""
+        mixed, rows, lengths = found
+        self._found.append((mixed, start + rows, lengths))
 
     def first(self, samples: int) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
         """Rows of the lowest hashes, and their lengths."""
@@ -221,16 +266,18 @@ def _row_groups(file: pq.ParquetFile, path: object, hashes: bool) -> Iterator[pa
     if missing := sorted(set(columns) - set(file.schema_arrow.names)):
         raise CorpusError(path, f"has no column {missing[0]}; run verify --rebuild-index")
     with ThreadPoolExecutor(1) as ahead:  # reading and arithmetic side by side
-        numbers = range(file.metadata.num_row_groups)
+        numbers = deque(range(file.metadata.num_row_groups))
         read = partial(file.read_row_group, columns=columns)
-        waiting = deque(ahead.submit(read, number) for number in numbers[:1])
-        for number in numbers:
-            if number + 1 in numbers:
-                waiting.append(ahead.submit(read, number + 1))
+        waiting: deque[Future[pa.Table]] = deque()
+        while numbers or waiting:
+            while numbers and len(waiting) < _AHEAD:
+                waiting.append(ahead.submit(read, numbers.popleft()))
             try:
-                yield waiting.popleft().result()
+                table = waiting.popleft().result()
             except (pa.ArrowException, OSError) as error:
                 raise CorpusError(path, f"damaged, or not Parquet: {error}") from None
+            if table.num_rows:
+                yield table
 
 
 def _array(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -1,0 +1,216 @@
+"""Training: useful tokens a CPU second and memory, against a loop that works the published way.
+
+Both loops read the same corpus (the mix of `train_plan.py`) and train the same tiny network from
+the same weights, with an output layer of the published 176,264 ids, one row of 3,072 at a time and
+with the same optimizer. Each runs in a process of its own on one thread, alternating. Useful tokens
+are those of samples: no tail pads, no padding. CPU time includes reading, packing and masking.
+
+The figures of `train_plan.py` and `train_masking.py` are reported as well, so that this file says
+everything about training.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+# This folder holds a module that is named as the library `tokenizers` is.
+sys.path[0] = str(Path(__file__).parents[1])
+
+from benchmarks import train_masking, train_plan  # noqa: E402
+from benchmarks.processes import in_process, peak_rss_mb  # noqa: E402
+from benchmarks.results import kept, machine, save  # noqa: E402
+
+SHARDS = 8
+ROWS_PER_STEP = 4
+RATE = 1e-3
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+Fields = dict[str, Any]
+Step = Callable[[], int]
+"""Computes gradients of one step and says how many useful tokens it was."""
+
+
+def starting_model() -> Any:
+    """The network that both loops start from."""
+    from omni_diffusion.tokenize.vocabulary import PUBLISHED_TEXT_SIZE, Vocabulary
+    from omni_diffusion.training.model import build_model
+    from omni_diffusion.training.model_recipe import ModelRecipe
+
+    recipe = ModelRecipe.model_validate({"sizes": SIZES, "dtype": "float32"})
+    return build_model(recipe, Vocabulary(PUBLISHED_TEXT_SIZE))
+
+
+def run(parameters: Iterator[Any], steps: Iterator[int], count: int) -> Fields:
+    """Train for some steps after one that only warms up; `steps` leaves gradients behind."""
+    optimizer = torch.optim.AdamW(parameters, RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    useful, cpu, wall = 0, 0.0, 0.0
+    for number, tokens in enumerate(itertools.islice(steps, count + 1)):
+        optimizer.step()
+        optimizer.zero_grad()
+        if number == 0:
+            cpu, wall = time.process_time(), time.perf_counter()
+            continue
+        useful += tokens
+    cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - wall
+    return {
+        "useful_tokens_per_cpu_s": useful / cpu_s,
+        "useful_tokens_per_row": useful / count / ROWS_PER_STEP,
+        "cpu_s": cpu_s,
+        "wall_s": wall_s,
+        "peak_rss_mb": peak_rss_mb(),
+    }
+
+
+def task_ours(root: str, steps: int) -> Fields:
+    """Our loader, masking, packed attention and head, row by row."""
+    from omni_diffusion.training.loader import Loader
+    from omni_diffusion.training.opening import open_data
+    from omni_diffusion.training.recipe import MaskingRecipe
+
+    torch.set_num_threads(1)
+    recipe = train_plan.recipe_of(root, rows_per_step=ROWS_PER_STEP, window_rows=1024)
+    data, model = open_data(recipe), starting_model()
+    with Loader(data, MaskingRecipe()) as loader:
+        batches = loader.batches(0, steps + 1)
+        return run(model.parameters(), (our_step(model, batch) for batch in batches), steps)
+
+
+def our_step(model: Any, batch: Any) -> int:
+    """Gradients of a step; its useful tokens."""
+    for row in range(len(batch.ids)):
+        our_loss(model, batch, row).backward()  # type: ignore[no-untyped-call]
+    return int(batch.samples.length.sum() - batch.tail.sum())
+
+
+def our_loss(model: Any, batch: Any, row: int) -> Tensor:
+    """One row's part of the step's loss."""
+    from omni_diffusion.backbone.attention import Segments
+    from omni_diffusion.training.loss import IGNORED, find_targets, head_loss
+
+    segments = Segments.from_positions(torch.from_numpy(batch.positions[row]))
+    hidden = model(torch.from_numpy(batch.inputs[row]).long(), segments)
+    labels = torch.from_numpy(np.where(batch.masked[row], batch.ids[row], IGNORED)).long()
+    targets = find_targets(labels, segments)
+    weights = torch.from_numpy(batch.loss_weight[row])[targets.positions]
+    denominator = float(np.count_nonzero(batch.masked))
+    head = model.lm_head.weight
+    return head_loss(hidden[targets.rows], head, targets.ids, denominator, weights).loss
+
+
+def task_published(root: str, steps: int) -> Fields:
+    """The published way; see `published_loop.py`."""
+    from benchmarks import published_loop as published
+    from omni_diffusion.tokenize.chat import ChatTemplate
+    from omni_diffusion.tokenize.text import TextTokenizer
+
+    torch.set_num_threads(1)
+    template = ChatTemplate(TextTokenizer.from_pretrained("demo"))
+    vocabulary = template.vocabulary
+    ours = starting_model()
+    model = published.qwen2(ours.config, ours.state_dict())
+    del ours
+    rows, rng = published.rows(root, template, 0), np.random.default_rng(1)
+
+    def step() -> int:
+        useful = 0
+        for row in itertools.islice(rows, ROWS_PER_STEP):
+            inputs = published.collate(row, rng, vocabulary.end_of_text_id, vocabulary.mask_id)
+            loss = published.loss_of(model, inputs) / ROWS_PER_STEP
+            loss.backward()  # type: ignore[no-untyped-call]
+            useful += row.useful
+        return useful
+
+    return run(model.parameters(), iter(step, None), steps)
+
+
+TASKS: dict[str, Callable[..., Fields]] = {"ours": task_ours, "published": task_published}
+
+
+def benchmark_step(shard_rows: int, steps: int, repeats: int) -> Fields:
+    """Both loops, alternating; medians."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = f"{scratch}/corpus"
+        train_plan.make_group(Path(root), SHARDS, shard_rows)
+        runs: dict[str, list[Fields]] = {name: [] for name in TASKS}
+        for _ in range(repeats):
+            for name, found in runs.items():
+                found.append(in_process(__file__, name, root=root, steps=steps))
+
+    def middle(loop: str, figure: str) -> float:
+        return float(median(found[figure] for found in runs[loop]))
+
+    rates = {loop: middle(loop, "useful_tokens_per_cpu_s") for loop in TASKS}
+    memory = {loop: middle(loop, "peak_rss_mb") for loop in TASKS}
+    return {
+        "useful_tokens_ratio": round(rates["ours"] / rates["published"], 2),
+        "peak_rss_ratio": round(memory["ours"] / memory["published"], 3),
+        "useful_tokens_per_cpu_s": {loop: round(rate) for loop, rate in rates.items()},
+        "useful_tokens_per_row": {
+            loop: round(middle(loop, "useful_tokens_per_row")) for loop in TASKS
+        },
+        "peak_rss_mb": {loop: round(size) for loop, size in memory.items()},
+        "steps": steps,
+        "rows_per_step": ROWS_PER_STEP,
+        "repeats": repeats,
+    }
+
+
+def main(
+    steps: int = typer.Option(8, help="Steps of each loop, after one that warms up."),
+    repeats: int = typer.Option(3, help="Alternating runs of the two loops."),
+    rows: int = typer.Option(100_000_000, help="Rows of the generated index."),
+    draws: int = typer.Option(8000, help="Draws of each masking."),
+    only: str = typer.Option("", help="One part: step, plan or masking."),
+    short: bool = typer.Option(False, help="A small pass that only shows that everything runs."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    keep: bool = typer.Option(False, help="Write figures to benchmarks/results/train_step.json."),
+    task: str = typer.Option("", hidden=True),
+) -> None:
+    """Measure training: the loop, the plan and loader, and the masking."""
+    if task:
+        name, arguments = json.loads(task)
+        print(json.dumps(TASKS[name](**arguments)))
+        return
+    parts: dict[str, Callable[[], Fields]] = {
+        "step": lambda: benchmark_step(2048, steps, repeats),
+        "plan": lambda: train_plan.benchmark(rows, 1_000_000, 3),
+        "masking": lambda: train_masking.benchmark(draws),
+    }
+    if short:
+        parts = {
+            "step": lambda: benchmark_step(64, 1, 1),
+            "plan": lambda: train_plan.benchmark(60_000, 20_000, 1, 400),
+            "masking": lambda: train_masking.benchmark(50),
+        }
+    if only and only not in parts:
+        raise typer.BadParameter(f"{only!r} is none of {', '.join(parts)}")
+    figures: Fields = {}
+    for name, measure in parts.items():
+        if only in ("", name):
+            figures |= measure()
+            if keep:
+                save("train_step", kept("train_step") | figures)
+    typer.echo(json.dumps(figures if as_json else figures | {"machine": machine()}, indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(main)
