@@ -97,7 +97,7 @@ def test_neither_import_nor_export_holds_two_copies(tmp_path, monkeypatch):
     sample()
     before, peak = peak, 0
     load_dream(tmp_path / "c")
-    assert size / 2 < peak - before < size * 1.25
+    assert size / 2 < peak - before < size * 1.5  # two copies would be twice the size
 
 
 @pytest.fixture
