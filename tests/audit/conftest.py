@@ -8,6 +8,7 @@ import pytest
 
 from audits import Varied, make_varied
 from omni_diffusion.audit.audit import Audit
+from s3fixtures import bucket, s3, s3_server  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session")

@@ -79,8 +79,8 @@ def test_every_named_query_names_its_columns_in_its_plot(varied: Varied, cache: 
 
 def test_mistakes_are_answered(varied: Varied, tmp_path: Path) -> None:
     for arguments, said in (
-        ((varied.root,), "either SQL or --view"),
-        ((varied.root, COUNT, "--view", "gate"), "either SQL or --view"),
+        ((varied.root,), "either SQL, --view"),
+        ((varied.root, COUNT, "--view", "gate"), "either SQL, --view"),
         ((varied.root, "--view", "leakage"), "--against"),
         ((varied.root, "--view", "planned"), "--run"),
         ((varied.root, "--view", "gate", "--set", "measure"), "NAME=VALUE"),

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
@@ -59,14 +60,31 @@ def save(reader: pa.RecordBatchReader, form: Format, target: str) -> None:
         QueryError: the format cannot hold a column.
         StorageError: the place cannot be written.
     """
+    if form == "parquet":
+        with _saved(target) as path:
+            _write_parquet(reader, path)
+    else:
+        with save_text(target) as file:
+            write_text(reader, form, file, limit=0)
+
+
+@contextmanager
+def save_text(target: str) -> Iterator[IO[str]]:
+    """A text file that appears at a path or URL, whole, when the block ends well.
+
+    Raises:
+        StorageError: the place cannot be written.
+    """
+    with _saved(target) as path, path.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+@contextmanager
+def _saved(target: str) -> Iterator[Path]:
     folder, _, name = target.rpartition("/")
     storage = Storage(folder or ("/" if target.startswith("/") else "."))
     with storage.temporary(name) as path:
-        if form == "parquet":
-            _write_parquet(reader, path)
-        else:
-            with path.open("w", encoding="utf-8", newline="") as file:
-                write_text(reader, form, file, limit=0)
+        yield path
         storage.publish(path, name, replace=True)
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from omni_diffusion.audit.contents import ContentCache
 from omni_diffusion.audit.database import Database, Parameters
 from omni_diffusion.audit.files import CorpusFiles
+from omni_diffusion.audit.guard import QueryError
 from omni_diffusion.audit.source import CorpusSource, Progress, row_digests
 from omni_diffusion.audit.views import VIEWS, empty
 
@@ -132,6 +133,17 @@ class Audit:
         """
         self._provide(sql)
         return self._database.explain(sql, parameters)
+
+    def pair(self) -> list[tuple[str, str, str]]:
+        """What the two corpora say of themselves: (what, of this one, of the other one).
+
+        Raises:
+            QueryError: there is no second corpus.
+        """
+        if not self.compares:
+            raise QueryError("there is no second corpus to compare with: --against OTHER")
+        one, two = (source.facts() for source in self._sources)
+        return [(n, one.get(n, "-"), two.get(n, "-")) for n in dict.fromkeys([*one, *two])]
 
     def row_digests(self) -> dict[int, str]:
         """What names the cached tables of each shard while all samples are read."""

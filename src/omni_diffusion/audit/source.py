@@ -63,6 +63,18 @@ class CorpusSource:
         if self._scratch:
             self._scratch.cleanup()
 
+    def facts(self) -> dict[str, str]:
+        """What the corpus says of itself, by name."""
+        found = {"corpus": self.storage.root}
+        if manifest := self.manifest:
+            if manifest.base:
+                found["refers to"] = self.shards.root
+            counts = ("shards", "rows", "rejects")
+            found |= {name: str(getattr(manifest, name)) for name in counts}
+            found |= {"digest": manifest.digest[:16], "recipe": manifest.recipe_digest[:16] or "-"}
+            found |= {f"{n} tokens by": value for n, value in manifest.fingerprints.items()}
+        return found
+
     def _find_index(self) -> list[str]:
         if self.storage.size(INDEX) is not None:
             return [INDEX]

@@ -69,11 +69,14 @@ def command(
     if print_sql and view:
         typer.echo(named_query(view).sql)
         return
-    if not corpus or bool(sql) + bool(view) != 1:
-        raise QueryError(
-            "say a corpus, and either SQL or --view NAME (--views lists what there is)"
-        )
+    alone = bool(against) and not sql and not view
+    if not corpus or bool(sql) + bool(view) + alone != 1:
+        reason = "say a corpus, and either SQL, --view NAME or --against OTHER"
+        raise QueryError(f"{reason} (--views lists what there is)")
     chosen = answer.choose_format(form, out)
+    if alone:
+        _compare(corpus, against, chosen, out, sample=sample, cache=cache, memory=memory)
+        return
     statement, values = _question(view, settings) if view else (_read(sql, settings), {})
     with ExitStack() as stack:
         configured = load_weights(weights) if weights else {}
@@ -107,6 +110,25 @@ def command(
                 answer.write_text(rows, chosen, sys.stdout, limit)
             for note in audit.notes:
                 typer.echo(f"note: {answer.printable(note)}", err=True)
+
+
+def _compare(
+    corpus: str, against: str, form: str, out: str, *, sample: int, cache: Path, memory: str
+) -> None:
+    """What was added, removed and changed, and what drifted, from `against` to `corpus`."""
+    from omni_diffusion.audit import answer, compare_text
+    from omni_diffusion.audit.audit import Audit
+    from omni_diffusion.audit.compare import compare
+
+    counted = sample or compare_text.CODES_OF_SAMPLES
+    with (
+        progress("compare", "parts") as update,
+        Audit(corpus, against=against, cache=cache, sample=counted, memory_limit=memory) as audit,
+    ):
+        found = compare(audit, update)
+    compare_text.write(found, form, out)
+    for note in audit.notes:
+        typer.echo(f"note: {answer.printable(note)}", err=True)
 
 
 def _read(sql: str, settings: list[str]) -> str:
