@@ -159,7 +159,7 @@ def test_scores_become_the_published_choice_and_confidence(name):
     logits = EXPECTED.get(f"{name}.logits", EXPECTED["unit.logits"])
     found = find_candidates(
         torch.from_numpy(logits.astype(np.float32)),
-        0,
+        torch.arange(logits.shape[1]),
         0.0,
         options.get("top_k"),
         options.get("top_p", 1.0),

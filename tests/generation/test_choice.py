@@ -34,7 +34,7 @@ def cut_by_definition(logits: Tensor, top_k: int | None, top_p: float) -> Tensor
 @given(SEEDS, st.sampled_from([None, 1, 5, 30, 99]), st.sampled_from([1.0, 0.9, 0.3]))
 def test_cutting_the_likeliest_equals_sorting_everything(seed, top_k, top_p):
     logits = logits_of(seed)
-    found = find_candidates(logits, 100, 0.0, top_k, top_p)
+    found = find_candidates(logits, 100 + torch.arange(30), 0.0, top_k, top_p)
     probabilities = torch.zeros_like(logits)
     probabilities.scatter_(1, found.ids - 100, found.scores.softmax(1))
     torch.testing.assert_close(probabilities, cut_by_definition(logits, top_k, top_p))

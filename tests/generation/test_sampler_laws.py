@@ -12,7 +12,14 @@ from omni_diffusion.backbone.dream import Inserts
 from omni_diffusion.errors import RecipeError
 from omni_diffusion.generation.forward import Passes, Sample
 from omni_diffusion.generation.request import Request, RequestError
-from omni_diffusion.generation.sampler import Answer, denoise_step, finish, generate, prepare
+from omni_diffusion.generation.sampler import (
+    Answer,
+    admit,
+    denoise_step,
+    finish,
+    generate,
+    prepare,
+)
 from omni_diffusion.generation.sampler_recipe import PRESETS, SamplerRecipe, preset
 from omni_diffusion.recipe import load_recipe
 
@@ -51,8 +58,9 @@ def requests(draw, speech: bool = True) -> Request:
     ids = torch.randint(MASK, (prompt + answer,), generator=generator)
     hidden = torch.rand(prompt + answer, generator=generator) < draw(st.sampled_from([1.0, 0.6]))
     hidden[:prompt] = False
-    allowed = torch.tensor([[0, VOCAB]]).repeat(len(ids), 1)
-    allowed[torch.rand(len(ids), generator=generator) < 0.5] = torch.tensor([10, 20])
+    allowed = torch.tensor([[[0, VOCAB], [0, 0]]]).repeat(len(ids), 1, 1)
+    narrow = torch.tensor([[10, 20], [30, 32]])
+    allowed[torch.rand(len(ids), generator=generator) < 0.5] = narrow
     inserts = None
     if speech and draw(st.booleans()):
         inserts = Inserts(torch.arange(1), torch.randn(1, 16, generator=generator))
@@ -78,21 +86,57 @@ def test_given_tokens_stay_and_hidden_ones_become_what_their_place_allows(reques
     answer = alone(request, recipe)
     hidden = request.ids == MASK
     assert torch.equal(answer.ids[~hidden], request.ids[~hidden])
-    low, high = request.allowed[hidden].unbind(1)
-    assert ((answer.ids[hidden] >= low) & (answer.ids[hidden] < high)).all()
+    low, high = request.allowed[hidden].unbind(-1)
+    found = answer.ids[hidden][:, None]
+    assert ((found >= low) & (found < high)).any(1).all()
     assert (answer.ids != MASK).all()
     assert torch.equal(answer.answer, answer.ids[request.answer_start :])
 
 
-@settings(max_examples=25)
-@given(st.lists(requests(), min_size=2, max_size=5), recipes())
-def test_a_batch_gives_each_request_what_it_gets_alone(batch, recipe):
+@settings(max_examples=40)
+@given(st.lists(st.tuples(requests(), recipes()), min_size=2, max_size=5))
+def test_a_batch_gives_each_request_what_it_gets_alone(batch):
+    """Whatever the lengths, tasks and recipes beside it."""
+    asked = [request for request, _ in batch]
     # When a cache is renewed depends on the whole batch; without one nothing does.
-    recipe = recipe.model_copy(update={"cache_refresh": None})
-    for request, answer in zip(batch, generate(MODEL, batch, recipe), strict=True):
+    recipes = [recipe.model_copy(update={"cache_refresh": None}) for _, recipe in batch]
+    answers = generate(MODEL, asked, recipes)
+    for request, recipe, answer in zip(asked, recipes, answers, strict=True):
         single = alone(request, recipe)
         assert torch.equal(answer.ids, single.ids)
         assert answer.steps == single.steps
+
+
+@settings(max_examples=25)
+@given(st.lists(requests(), min_size=2, max_size=4), recipes(), st.integers(1, 5))
+def test_a_request_that_comes_later_gets_what_it_gets_alone(batch, recipe, steps):
+    """Answers may be at different steps: a server adds requests while others are under way."""
+    recipe = recipe.model_copy(update={"cache_refresh": None})
+    state = prepare(MODEL.config, batch[:1], recipe)
+    for request in batch[1:]:
+        for _ in range(steps):
+            denoise_step(MODEL, state)
+        admit(state, request, recipe)
+    while not state.done:
+        denoise_step(MODEL, state)
+    for request, answer in zip(batch, finish(state), strict=True):
+        assert torch.equal(answer.ids, alone(request, recipe).ids)
+
+
+@settings(max_examples=40)
+@given(requests(), recipes(), st.integers(0, 19))
+def test_stopping_at_the_end_keeps_what_comes_before_it(request, recipe, end):
+    """Left to right, one token a block, what follows the end cannot have mattered."""
+    recipe = recipe.model_copy(update={"block_size": 1, "cache_refresh": None})
+    request = replace(request, ends=(end,))
+    whole = alone(request, recipe)
+    stopped = alone(request, recipe.model_copy(update={"stop_at_end": True}))
+    reached = torch.nonzero(whole.answer == end)[:, 0]
+    kept = int(reached[0]) + 1 if len(reached) else len(whole.answer)
+    assert torch.equal(stopped.answer[:kept], whole.answer[:kept])
+    filled = request.ids[request.answer_start :][kept:] == MASK
+    assert (stopped.answer[kept:][filled] == MODEL.config.pad_token_id).all()
+    assert stopped.steps <= whole.steps
 
 
 @settings(max_examples=30)
@@ -221,10 +265,10 @@ def test_a_partial_pass_over_unchanged_tokens_gives_the_states_of_the_whole_one(
 
 def test_restricting_to_everything_is_no_restriction():
     request = Request.blank(torch.arange(5), 10, MASK)
-    everything = replace(request, allowed=torch.tensor([[0, VOCAB]]).repeat(15, 1))
+    everything = replace(request, allowed=torch.tensor([[[0, VOCAB]]]).repeat(15, 1, 1))
     recipe = SamplerRecipe()
     assert torch.equal(alone(request, recipe).ids, alone(everything, recipe).ids)
-    restricted = replace(request, allowed=torch.tensor([[10, 12]]).repeat(15, 1))
+    restricted = replace(request, allowed=torch.tensor([[[10, 12]]]).repeat(15, 1, 1))
     off = recipe.model_copy(update={"restrict_vocabulary": False})
     assert torch.equal(alone(restricted, off).ids, alone(request, recipe).ids)
 
@@ -256,8 +300,8 @@ def test_speech_in_the_prompt_is_heard():
         ({"unconditional": torch.tensor([-1])}, "unconditional prompt has ids"),
         ({"ids": torch.full((8,), MASK)}, "prompt has hidden tokens"),
         ({"answer_start": 8}, "begins at 8 of 8"),
-        ({"allowed": torch.tensor([[5, 5]]).repeat(8, 1)}, "no allowed id"),
-        ({"allowed": torch.tensor([[0, 51]]).repeat(8, 1)}, "allowed ids must be"),
+        ({"allowed": torch.tensor([[[5, 5]]]).repeat(8, 1, 1)}, "no allowed id"),
+        ({"allowed": torch.tensor([[[0, 51]]]).repeat(8, 1, 1)}, "allowed ids must be"),
     ],
 )
 def test_a_request_that_cannot_be_answered_is_refused(change, message):

@@ -25,13 +25,13 @@ class Candidates(NamedTuple):
 
 
 def find_candidates(
-    logits: Tensor, first_id: int, temperature: float, top_k: int | None, top_p: float
+    logits: Tensor, ids: Tensor, temperature: float, top_k: int | None, top_p: float
 ) -> Candidates:
     """Cut each row to its likeliest ids.
 
     Args:
-        logits: float32 [n, m], scores of the ids from `first_id` on.
-        first_id: id of the first column.
+        logits: float32 [n, m], scores.
+        ids: int64 [m], what the columns stand for.
         temperature: divides the scores, unless it is 0.
         top_k: at most so many ids are kept.
         top_p: the fewest ids are kept whose probabilities sum to more than this.
@@ -42,7 +42,6 @@ def find_candidates(
     if temperature > 0:
         logits = logits / temperature
     if top_k is None and top_p >= 1:
-        ids = torch.arange(first_id, first_id + logits.shape[1], device=logits.device)
         return Candidates(logits, ids.expand_as(logits))
     k = min(top_k or logits.shape[1], logits.shape[1])
     scores, columns = logits.topk(k)
@@ -51,7 +50,7 @@ def find_candidates(
         before = probabilities.cumsum(1)[:, :-1]
         # The first id stays, whatever its probability.
         scores[:, 1:] = scores[:, 1:].masked_fill(before > top_p, -torch.inf)
-    return Candidates(scores, columns + first_id)
+    return Candidates(scores, ids[columns])
 
 
 def choose(probabilities: Tensor, uniform: Tensor | None) -> Tensor:

@@ -47,6 +47,7 @@ class Passes:
     """Runs the model, and remembers keys and values where that is asked for.
 
     Attributes:
+        refresh: after how many passes everything is computed again; None where it always is.
         forwards: passes so far.
         tokens: tokens that they computed.
     """
@@ -54,7 +55,7 @@ class Passes:
     def __init__(self, refresh: int | None) -> None:
         """Compute everything every time, or with `refresh` at the latest every so many passes."""
         self.forwards = self.tokens = 0
-        self._refresh = refresh
+        self.refresh = refresh
         self._cache: KeyValues | None = None
         self._age = 0
         self._layout: object = None
@@ -71,7 +72,7 @@ class Passes:
         lengths = [len(s.ids) for s in samples]
         parts = [(0, n) for n in lengths]
         cache = None
-        if self._refresh is not None:
+        if self.refresh is not None:
             cache = self._held(samples, (members, [s.block for s in samples]), device)
             if len(cache.rows) < sum(lengths):
                 parts = [s.computed for s in samples]
@@ -94,7 +95,7 @@ class Passes:
         """Keys and values with the rows that this pass computes: all of them, or the blocks'."""
         lengths = [len(s.ids) for s in samples]
         self._age += 1
-        if self._cache is None or layout != self._layout or self._age == self._refresh:
+        if self._cache is None or layout != self._layout or self._age == self.refresh:
             self._cache = KeyValues(torch.arange(sum(lengths), device=device))
             self._layout, self._age = layout, 0
         else:

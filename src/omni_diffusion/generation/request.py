@@ -28,10 +28,11 @@ class Request:
     Attributes:
         ids: int64 [L], prompt and answer; the mask id where the answer is to be generated.
         answer_start: where the answer begins.
-        allowed: int64 [L, 2], for every place the first id that it may hold and the first that it
-            may not; None allows all.
+        allowed: int64 [L, r, 2], for every place up to r ranges of ids that it may hold, each as
+            its first id and the one after its last; empty ranges fill up. None allows all.
         inserts: vectors in place of some of the prompt's embeddings (continuous speech).
         unconditional: int64 [U], the prompt that guidance compares with.
+        ends: ids that end an answer, see `SamplerRecipe.stop_at_end`.
         seed: of every draw; the same request gives the same answer in any batch.
     """
 
@@ -40,6 +41,7 @@ class Request:
     allowed: Tensor | None = None
     inserts: Inserts | None = None
     unconditional: Tensor | None = None
+    ends: tuple[int, ...] = ()
     seed: int = 0
 
     @classmethod
@@ -94,10 +96,10 @@ class Request:
         if masked[: self.answer_start].any():
             raise RequestError("the prompt has hidden tokens; they belong into the answer")
         if self.allowed is not None:
-            low, high = self.allowed.unbind(1)
+            low, high = self.allowed.unbind(-1)
             if len(low) != length or (low < 0).any() or (high > config.vocab_size).any():
                 raise RequestError("allowed ids must be given for every place, in the vocabulary")
-            if (low >= high)[masked].any():
+            if (low >= high).all(1)[masked].any():
                 raise RequestError("a hidden place has no allowed id")
         if guided and self.unconditional is None:
             raise RequestError("guidance needs an unconditional prompt to compare with")

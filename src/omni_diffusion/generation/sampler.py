@@ -1,9 +1,10 @@
 """The sampler: `prepare`, then `denoise_step` until nothing is hidden, then `finish`.
 
-A state holds any mix of answers: of different lengths, tasks and progress. A step runs the model
-once over all that are unfinished, side by side in one packed row, scores the tokens that the step
-may keep, and keeps some. Only those tokens go through the output layer, and only the ids that they
-may become. Every answer has draws of its own, so it comes out the same alone and in any batch.
+A state holds any mix of answers: of different lengths, tasks, recipes and progress; `admit` adds
+further ones between two steps. A step runs the model once over all that are unfinished, side by
+side in one packed row, scores the tokens that the step may keep, and keeps some. Only those tokens
+go through the output layer, and only the ids that they may become. Every answer has draws of its
+own, so it comes out the same alone and in any batch.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.generation import guidance, orders
 from omni_diffusion.generation.forward import Passes, Sample
-from omni_diffusion.generation.request import Request
+from omni_diffusion.generation.request import Request, RequestError
 from omni_diffusion.generation.sampler_recipe import SamplerRecipe
 from omni_diffusion.generation.scoring import Rows, decide
 
@@ -41,6 +43,7 @@ class Progress:
 
     Attributes:
         request: what was asked.
+        recipe: how it is denoised.
         ids: int64 [L], on the CPU, as far as it has come.
         noise: its draws.
         blocks: start and end of each block, those before the present one taken off.
@@ -52,6 +55,7 @@ class Progress:
     """
 
     request: Request
+    recipe: SamplerRecipe
     ids: Tensor
     noise: Noise
     blocks: list[tuple[int, int]]
@@ -72,18 +76,21 @@ class State:
     """Answers under way.
 
     Attributes:
-        recipe: how they are denoised.
-        mask_id: what hides a token.
+        config: of the model.
         answers: one for each request, in order.
         passes: through the model, and their count so far.
         keep_history: whether the states after every step are kept.
     """
 
-    recipe: SamplerRecipe
-    mask_id: int
+    config: DreamConfig
     answers: list[Progress]
     passes: Passes
     keep_history: bool = False
+
+    @property
+    def mask_id(self) -> int:
+        """What hides a token."""
+        return self.config.mask_token_id
 
     @property
     def done(self) -> bool:
@@ -128,7 +135,7 @@ class _Turn:
 def prepare(
     config: DreamConfig,
     requests: Sequence[Request],
-    recipe: SamplerRecipe,
+    recipe: SamplerRecipe | Sequence[SamplerRecipe],
     *,
     keep_history: bool = False,
 ) -> State:
@@ -137,49 +144,70 @@ def prepare(
     Args:
         config: of the model.
         requests: what to answer.
-        recipe: how.
+        recipe: how: one for all, or one for each.
         keep_history: keep the state after every step.
 
     Raises:
-        RequestError: the model cannot answer one of them; says which and why.
+        RequestError: the model cannot answer one of them, says why; or the recipes disagree about
+            the cache, of which a batch has one.
     """
-    answers = []
-    for request in requests:
-        request.check(config, guided=recipe.guidance > 0)
-        start, end = request.answer_start, len(request.ids)
-        size = recipe.block_size or end - start
-        progress = Progress(
-            request=request,
-            ids=request.ids.clone(),
-            noise=Noise(request.seed),
-            blocks=[(at, min(at + size, end)) for at in range(start, end, size)],
-            steps=min(recipe.steps, end - start),
+    recipes = [recipe] * len(requests) if isinstance(recipe, SamplerRecipe) else list(recipe)
+    refresh = recipes[0].cache_refresh if recipes else None
+    state = State(config, [], Passes(refresh), keep_history)
+    for request, own in zip(requests, recipes, strict=True):
+        admit(state, request, own)
+    return state
+
+
+def admit(state: State, request: Request, recipe: SamplerRecipe) -> Progress:
+    """Add a request to those under way.
+
+    Raises:
+        RequestError: the model cannot answer it, or it asks for another cache than the others.
+    """
+    request.check(state.config, guided=recipe.guidance > 0)
+    if recipe.cache_refresh != state.passes.refresh:
+        raise RequestError(
+            f"cache_refresh {recipe.cache_refresh} in a batch of {state.passes.refresh}"
         )
-        _open_block(progress, recipe, config.mask_token_id)
-        answers.append(progress)
-    passes = Passes(recipe.cache_refresh)
-    return State(recipe, config.mask_token_id, answers, passes, keep_history)
+    start, end = request.answer_start, len(request.ids)
+    size = recipe.block_size or end - start
+    progress = Progress(
+        request=request,
+        recipe=recipe,
+        ids=request.ids.clone(),
+        noise=Noise(request.seed),
+        blocks=[(at, min(at + size, end)) for at in range(start, end, size)],
+        steps=min(recipe.steps, end - start),
+    )
+    _open_block(progress, state.config)
+    state.answers.append(progress)
+    return progress
 
 
 @torch.no_grad()
 def denoise_step(model: Dream, state: State) -> None:
     """Take every unfinished answer one step further, in place."""
-    recipe = state.recipe
-    turns = [_consider(p, recipe, state.mask_id) for p in state.answers if not p.done]
+    turns = [_consider(p, state.mask_id) for p in state.answers if not p.done]
     scored = [turn for turn in turns if len(turn.positions)]
+    groups: dict[SamplerRecipe, list[tuple[_Turn, Tensor]]] = {}
     if scored:
-        hidden = _forward(model, scored, state)
-        rows = _rows(scored, recipe, model.config).to(hidden.device)
+        for turn, hidden in zip(scored, _forward(model, scored, state), strict=True):
+            groups.setdefault(turn.progress.recipe, []).append((turn, hidden))
+    for recipe, group in groups.items():
+        hidden = torch.cat([states for _, states in group])
+        rows = _rows([turn for turn, _ in group], recipe, model.config).to(hidden.device)
         ids, confidences, probabilities = decide(model, hidden, rows, recipe)
-        sizes = [len(turn.positions) for turn in scored]
+        sizes = [len(turn.positions) for turn, _ in group]
         parts = (torch.split(x.cpu(), sizes) for x in (ids, confidences, probabilities))
-        for turn, chosen, confidence, probability in zip(scored, *parts, strict=True):
-            kept = _kept(turn, confidence, probability, recipe)
+        for (turn, _), chosen, confidence, probability in zip(group, *parts, strict=True):
+            kept = _kept(turn, confidence, probability)
             turn.progress.ids[turn.positions[kept]] = chosen[kept]
     for turn in turns:
+        _stop(turn.progress, state.config)
         if state.keep_history:
             turn.progress.history.append(turn.progress.ids.clone())
-        _advance(turn.progress, recipe, state.mask_id)
+        _advance(turn.progress, state.config)
 
 
 def finish(state: State) -> list[Answer]:
@@ -195,8 +223,12 @@ def finish(state: State) -> list[Answer]:
     ]
 
 
-def generate(model: Dream, requests: Sequence[Request], recipe: SamplerRecipe) -> list[Answer]:
-    """Answer requests in one batch.
+def generate(
+    model: Dream,
+    requests: Sequence[Request],
+    recipe: SamplerRecipe | Sequence[SamplerRecipe],
+) -> list[Answer]:
+    """Answer requests in one batch, by one recipe or each by its own.
 
     Raises:
         RequestError: the model cannot answer one of them.
@@ -212,31 +244,47 @@ def _hidden(progress: Progress, start: int, end: int, mask_id: int) -> Tensor:
     return torch.nonzero(progress.ids[start:end] == mask_id)[:, 0] + start
 
 
-def _open_block(progress: Progress, recipe: SamplerRecipe, mask_id: int) -> None:
+def _open_block(progress: Progress, config: DreamConfig) -> None:
     """Go to the first block that has hidden tokens; to the end, where there is none."""
+    mask_id = config.mask_token_id
     while progress.blocks and not len(_hidden(progress, *progress.blocks[0], mask_id)):
         progress.blocks.pop(0)
     if progress.blocks:
         start, end = progress.blocks[0]
         length = len(progress.ids) - progress.request.answer_start
         steps = orders.steps_of_block(end - start, length, progress.steps)
-        progress.times = orders.schedule(steps, recipe.smallest_time)
+        progress.times = orders.schedule(steps, progress.recipe.smallest_time)
         progress.step = 0
 
 
-def _advance(progress: Progress, recipe: SamplerRecipe, mask_id: int) -> None:
+def _stop(progress: Progress, config: DreamConfig) -> None:
+    """Fill what follows the answer's end, where the recipe wants that and all before it is known.
+
+    An end of turn that was kept behind hidden tokens ends nothing yet: an earlier one may come.
+    """
+    if not progress.recipe.stop_at_end or not progress.request.ends:
+        return
+    answer = progress.ids[progress.request.answer_start :]
+    hidden = answer == config.mask_token_id
+    ends = torch.nonzero(torch.isin(answer, torch.tensor(progress.request.ends)))[:, 0]
+    if len(ends) and not hidden[: ends[0]].any():
+        answer[ends[0] + 1 :][hidden[ends[0] + 1 :]] = config.pad_token_id
+
+
+def _advance(progress: Progress, config: DreamConfig) -> None:
     """Count a step; open the next block where the present one has no step or hidden token left."""
     progress.step += 1
     progress.steps_done += 1
     spent = progress.step == len(progress.times) - 1
-    if spent or not len(_hidden(progress, *progress.blocks[0], mask_id)):
+    if spent or not len(_hidden(progress, *progress.blocks[0], config.mask_token_id)):
         if spent:
             progress.blocks.pop(0)
-        _open_block(progress, recipe, mask_id)
+        _open_block(progress, config)
 
 
-def _consider(progress: Progress, recipe: SamplerRecipe, mask_id: int) -> _Turn:
+def _consider(progress: Progress, mask_id: int) -> _Turn:
     """Which tokens this step scores: those of the block, or in random order those drawn."""
+    recipe = progress.recipe
     everywhere = _hidden(progress, progress.request.answer_start, len(progress.ids), mask_id)
     positions = _hidden(progress, *progress.blocks[0], mask_id)
     if recipe.order != "random":
@@ -249,11 +297,11 @@ def _consider(progress: Progress, recipe: SamplerRecipe, mask_id: int) -> _Turn:
     return _Turn(progress, positions, torch.arange(len(positions)), len(positions))
 
 
-def _forward(model: Dream, turns: Sequence[_Turn], state: State) -> Tensor:
-    """Hidden states that predict the considered tokens, turn by turn: [rows, hidden size]."""
-    recipe, samples, twins = state.recipe, [], []
+def _forward(model: Dream, turns: Sequence[_Turn], state: State) -> list[Tensor]:
+    """Hidden states that predict the considered tokens, for each turn [rows, hidden size]."""
+    samples, twins = [], []
     for turn in turns:
-        ids, request = turn.progress.ids, turn.progress.request
+        ids, request, recipe = turn.progress.ids, turn.progress.request, turn.progress.recipe
         block = turn.progress.blocks[0]
         samples.append(Sample(ids=ids, inserts=request.inserts, block=block, wanted=turn.positions))
         if recipe.guidance > 0:
@@ -268,20 +316,21 @@ def _forward(model: Dream, turns: Sequence[_Turn], state: State) -> Tensor:
                     wanted=turn.positions + shift,
                 )
             )
-    hidden = state.passes.run(model, samples + twins, [turn.progress for turn in turns])
-    if not twins:
-        return hidden
-    conditional, unconditional = hidden.chunk(2)
-    return guidance.guide(conditional, unconditional, recipe.guidance)
+    rows = samples + twins
+    hidden = state.passes.run(model, rows, [turn.progress for turn in turns])
+    parts = torch.split(hidden, [len(row.wanted) for row in rows])
+    compared = iter(parts[len(samples) :])
+    return [
+        guidance.guide(own, next(compared), turn.progress.recipe.guidance)
+        if turn.progress.recipe.guidance > 0
+        else own
+        for turn, own in zip(turns, parts, strict=False)
+    ]
 
 
 def _rows(turns: Sequence[_Turn], recipe: SamplerRecipe, config: DreamConfig) -> Rows:
     """What scoring must know of each considered token."""
-    every = torch.tensor([[0, config.vocab_size]])
-    allowed, seen = [], torch.zeros(0, 0, dtype=torch.bool)
-    for t in turns:
-        given = t.progress.request.allowed if recipe.restrict_vocabulary else None
-        allowed.append(every.expand(len(t.positions), 2) if given is None else given[t.positions])
+    seen = torch.zeros(0, 0, dtype=torch.bool)
     if recipe.repetition_penalty != 1:
         seen = torch.zeros(len(turns), config.vocab_size, dtype=torch.bool)
         for i, t in enumerate(turns):
@@ -291,7 +340,7 @@ def _rows(turns: Sequence[_Turn], recipe: SamplerRecipe, config: DreamConfig) ->
         seen[:, [0, config.mask_token_id]] = False
     return Rows(
         owner=torch.repeat_interleave(torch.tensor([len(t.positions) for t in turns])),
-        allowed=torch.cat(allowed),
+        allowed=_allowed(turns, recipe, config),
         rank=torch.cat([t.rank for t in turns]),
         count=torch.cat([torch.full_like(t.rank, t.count) for t in turns]),
         place=torch.cat([t.positions - t.progress.request.answer_start for t in turns]),
@@ -304,8 +353,21 @@ def _rows(turns: Sequence[_Turn], recipe: SamplerRecipe, config: DreamConfig) ->
     )
 
 
-def _kept(turn: _Turn, confidence: Tensor, probability: Tensor, recipe: SamplerRecipe) -> Tensor:
+def _allowed(turns: Sequence[_Turn], recipe: SamplerRecipe, config: DreamConfig) -> Tensor:
+    """Ranges of ids for each considered token, int64 [n, r, 2], as many as any request has."""
+    every = torch.tensor([[[0, config.vocab_size]]])
+    ranges = []
+    for turn in turns:
+        given = turn.progress.request.allowed if recipe.restrict_vocabulary else None
+        n = len(turn.positions)
+        ranges.append(every.expand(n, 1, 2) if given is None else given[turn.positions])
+    most = max(r.shape[1] for r in ranges)
+    return torch.cat([functional.pad(r, (0, 0, 0, most - r.shape[1])) for r in ranges])
+
+
+def _kept(turn: _Turn, confidence: Tensor, probability: Tensor) -> Tensor:
     """Which of the considered tokens are kept, bool [n]."""
+    recipe = turn.progress.recipe
     kept = torch.ones(len(turn.positions), dtype=torch.bool)
     if recipe.order == "random":
         return kept

@@ -52,6 +52,9 @@ class SamplerRecipe(Recipe):
     #: Let the model choose the mask id, as the published code does; such a place stays hidden.
     random_across_blocks: bool = False
     #: In random order, draw from all of the answer whatever the block, as the published code does.
+    stop_at_end: bool = False
+    #: Do not denoise what follows the end of an answer: once everything up to an end of turn is
+    #: known, the rest is filled with end-of-text.
     cache_refresh: Count | None = None
     #: Compute only the open block, and everything else at the latest every so many passes: faster
     #: and approximate (see `forward.py`). None computes everything every time.

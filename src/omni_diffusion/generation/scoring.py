@@ -23,7 +23,7 @@ class Rows:
 
     Attributes:
         owner: int64 [n], the answer of each.
-        allowed: int64 [n, 2], first id that it may become and first that it may not.
+        allowed: int64 [n, r, 2], ranges of ids that each may become (see `Request`).
         rank: int64 [n], its place among the tokens that the ramp counts.
         count: int64 [n], how many those are.
         place: int64 [n], its place in the answer.
@@ -93,14 +93,17 @@ def decide(model: Dream, hidden: Tensor, rows: Rows, recipe: SamplerRecipe) -> D
     """
     ids = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
     confidence, probability = torch.empty(2, len(hidden), device=hidden.device)
-    ranges, group = torch.unique(rows.allowed, dim=0, return_inverse=True)
-    for number, (low, high) in enumerate(ranges.tolist()):
+    kinds, group = torch.unique(rows.allowed, dim=0, return_inverse=True)
+    for number, ranges in enumerate(kinds.tolist()):
+        ranges = [(low, high) for low, high in ranges if low < high]
+        columns = torch.cat([torch.arange(*pair, device=hidden.device) for pair in ranges])
         members = torch.nonzero(group == number)[:, 0]
         for index in torch.split(members, CHUNK_ROWS):
-            logits = model.logits(hidden[index], low, high).float()
-            if rows.forbidden is not None and low <= rows.forbidden < high:
-                logits[:, rows.forbidden - low] = -torch.inf
-            found = find_candidates(logits, low, recipe.temperature, recipe.top_k, recipe.top_p)
+            parts = [model.logits(hidden[index], low, high) for low, high in ranges]
+            logits = (torch.cat(parts, 1) if len(parts) > 1 else parts[0]).float()
+            if rows.forbidden is not None:
+                logits.masked_fill_(columns == rows.forbidden, -torch.inf)
+            found = find_candidates(logits, columns, recipe.temperature, recipe.top_k, recipe.top_p)
             part = rows.part(index)
             probabilities = penalised(found, part, recipe).softmax(1)
             chosen = choose(probabilities, part.uniform)
