@@ -14,6 +14,7 @@ from omni_diffusion.cli import (
     demo_media,
     encode,
     estimate,
+    generate,
     plan,
     run,
     select,
@@ -46,6 +47,7 @@ _VERBS = (
     *(tokenize, run, status, demo_media),
     *(verify, show, audit, select, encode, decode),
     *(plan, batch, estimate),
+    *(generate,),
 )
 for _verb in _VERBS:
     app.command(_verb.__name__.rpartition(".")[2].replace("_", "-"))(_verb.command)

@@ -65,7 +65,7 @@ class MediaTokenizers:
         return SpeechTokenizer.from_pretrained(self.speech, self.device)
 
     @cached_property
-    def _sounding(self) -> SpeechDecoder:
+    def sounding(self) -> SpeechDecoder:
         """What decodes speech codes; the demo's comes with its tokenizer."""
         if self.speech_decoder != DEMO:
             return FlowDecoder.from_pretrained(self.speech_decoder, self.device)
@@ -117,9 +117,9 @@ class MediaTokenizers:
             to_pictures(pixels)[0].save(target)
             return target
         _check_family(self.speech, codes)
-        samples = self._sounding.decode(codes.codes)
+        samples = self.sounding.decode(codes.codes)
         target = stem.with_name(f"{stem.name}.wav")
-        _write_wav(samples, self._sounding.sample_rate_hz, target)
+        _write_wav(samples, self.sounding.sample_rate_hz, target)
         return target
 
 
