@@ -1,11 +1,13 @@
 """`generate` from the command line: every kind of answer becomes a file that opens."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 from test_corpus_verbs import omni
 from typer.testing import CliRunner
@@ -13,6 +15,17 @@ from typer.testing import CliRunner
 from checkpoints import demo_checkpoint
 from omni_diffusion.cli import app
 from omni_diffusion.errors import OmniError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks on a busy machine: a second thread mostly waits for the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +54,8 @@ def place(tmp_path_factory) -> Path:
 
 def test_a_file_of_requests_becomes_files(place: Path, tmp_path: Path) -> None:
     options = ["-o", str(tmp_path), "--trace", "--json", "--set", "t2i.sampler.steps=3"]
-    done = omni(
-        "generate", str(place / "model"), "--requests", str(place / "asks.jsonl"), *options, code=1
-    )
+    asked = ["--requests", str(place / "asks.jsonl")]
+    done = omni("generate", str(place / "model"), *asked, *options, code=1)
     rows = {row["key"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert set(rows) == {"drawn", "mended", "said", "heard", "asked", "lost", "wrong"}
     assert "none.png: cannot be read" in rows["lost"]["error"]
