@@ -13,7 +13,7 @@ from PIL import Image
 
 from corpora import files_of
 from omni_diffusion.errors import ShardConflictError, SourceError
-from omni_diffusion.pipelines import demo_media
+from omni_diffusion.pipelines import demo_media, demo_records
 from omni_diffusion.pipelines.demo_media import PACKAGES, prepare_demo_media
 from omni_diffusion.pipelines.demo_speaker import speak
 from omni_diffusion.pipelines.sources import open_source
@@ -75,8 +75,9 @@ def test_what_is_there_is_not_made_again(media: Path, monkeypatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError
 
-    for name in ("speak", "_render", "_questions"):
-        monkeypatch.setattr(demo_media, name, never)
+    monkeypatch.setattr(demo_media, "speak", never)
+    for name in ("_render", "_questions"):
+        monkeypatch.setattr(demo_records, name, never)
     told: list[tuple[int, int]] = []
     prepare_demo_media(media, pictures=9, clips=8, on_progress=lambda *at: told.append(at))
     assert told == [(6, 17), (9, 17), (17, 17)]
@@ -89,9 +90,9 @@ def test_other_counts_need_another_folder(media: Path) -> None:
 
 def test_more_than_there_is_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="drawings with plain names"):
-        list(demo_media._drawing_samples(range(10**6)))
+        list(demo_records.drawings(range(10**6), ["t2i"]))
     with pytest.raises(SourceError, match="pictures with questions"):
-        list(demo_media._question_samples(range(10**6)))
+        list(demo_records.questions(range(10**6)))
     assert not files_of(tmp_path)
 
 

@@ -68,6 +68,12 @@ _SAMPLE_COLUMNS = {
     "rms_dbfs": ("FLOAT", "measured: loudness, decibels below full scale"),
     "silence_s": ("FLOAT", "measured: silence in its sound, seconds"),
     "clip_score": ("FLOAT", "measured: agreement of picture and text"),
+    "end_silence_s": ("FLOAT", "measured: longer silence at an end of its sound, seconds"),
+    "clipped_share": ("FLOAT", "measured: share of samples at full scale"),
+    "end_db": ("FLOAT", "measured: level of the last 20 ms against the speech, decibels"),
+    "noise_db": ("FLOAT", "measured: level of the quietest tenth against the speech, decibels"),
+    "voice_rate": ("FLOAT", "how fast the voice was asked to speak, 1 is its own rate"),
+    "attempts": ("FLOAT", "how often an utterance was spoken before it passed"),
 }
 assert tuple(_SAMPLE_COLUMNS) == tuple(sidecar.SCHEMA.names)
 

@@ -20,8 +20,10 @@ from omni_diffusion.cli import (
     select,
     show,
     status,
+    synthesize,
     tokenize,
     verify,
+    voices,
 )
 from omni_diffusion.errors import OmniError
 
@@ -44,8 +46,8 @@ def _root(
 
 
 _VERBS = (
-    *(tokenize, run, status, demo_media),
-    *(verify, show, audit, select, encode, decode),
+    *(tokenize, synthesize, run, status, demo_media),
+    *(verify, show, voices, audit, select, encode, decode),
     *(plan, batch, estimate),
     *(generate,),
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from omni_diffusion.corpus.cache import ShardCache
 from omni_diffusion.corpus.index import Index
-from omni_diffusion.corpus.manifest import Manifest, read_manifest
+from omni_diffusion.corpus.manifest import NOT_TOKENS, Manifest, read_manifest
 from omni_diffusion.corpus.sample import Sample, decode_sample
 from omni_diffusion.corpus.shard import ShardReader, short_read
 from omni_diffusion.corpus.sidecar import tar_name
@@ -43,6 +43,8 @@ class Corpus:
     def __init__(self, root: str | os.PathLike[str], cache: ShardCache | None = None) -> None:
         self.storage = Storage(root)
         self.manifest: Manifest = read_manifest(self.storage)
+        if self.manifest.is_media:
+            raise CorpusError(self.storage.root, NOT_TOKENS)
         self.shards = shards_of(self.storage, self.manifest)
         self.index = Index(self.storage)
         if len(self.index) != self.manifest.rows:

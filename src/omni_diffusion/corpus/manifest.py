@@ -8,11 +8,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from omni_diffusion.corpus.media_record import is_media
 from omni_diffusion.corpus.sidecar import FORMAT_VERSION
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import CorpusError
 
 MANIFEST = "corpus.json"
+
+NOT_TOKENS = (
+    "holds pictures and sounds, not tokens: make a token corpus of it first (omni-diffusion "
+    "tokenize, with source kind media_tars)"
+)
+"""Said of a media corpus by whoever needs tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +51,11 @@ class Manifest:
     digest: str = ""
     index_digest: str = ""
     base: str = ""
+
+    @property
+    def is_media(self) -> bool:
+        """Whether this corpus holds pictures and sounds, and no tokens yet."""
+        return is_media(self.fingerprints)
 
 
 def write_manifest(storage: Storage, manifest: Manifest) -> None:

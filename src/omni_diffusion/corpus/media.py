@@ -63,7 +63,7 @@ _SOUNDS = ("flac", "wav", "mp3", "ogg")
 OURS = MediaLayout(
     fields={
         "record": ("json",),
-        "image#": tuple(f"image#.{e}" for e in _PICTURES),
+        "image#": tuple(f"image#.{e}" for e in (*_PICTURES, "gif", "bmp", "tiff")),
         "audio#": tuple(f"audio#.{e}" for e in _SOUNDS),
     },
     required=("record",),

@@ -8,6 +8,7 @@ bytes, and goes on.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import mmap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from omni_diffusion.corpus import tar
+from omni_diffusion.corpus.media_record import MediaRecord, decode_media, encode_media
 from omni_diffusion.corpus.record import check_key
 from omni_diffusion.corpus.rejects import Reject, encode_rejects, rejects_name
 from omni_diffusion.corpus.sample import (
@@ -28,6 +30,7 @@ from omni_diffusion.corpus.sample import (
 from omni_diffusion.corpus.sidecar import (
     ShardInfo,
     encode_sidecar,
+    media_row_of,
     row_of,
     sidecar_name,
     sidecar_table,
@@ -89,19 +92,24 @@ class ShardWriter:
         else:
             self._stack.__exit__(kind, error, trace)
 
-    def add(self, sample: Sample) -> None:
-        """Append one sample.
+    def add(self, sample: Sample | MediaRecord) -> None:
+        """Append one sample, or in a media corpus one record with its media.
 
         Raises:
-            RecordError: the key is not usable, or stands in this shard already.
+            RecordError: the key is not usable, or stands in this shard already; a medium is of no
+                format that media corpora hold.
             CorpusError: the sample is larger than 2 GiB.
         """
         check_key(sample.key)
         if sample.key in self._rows:
             raise RecordError(sample.key, "key", f"stands twice in shard {self._number}")
-        data = encode_sample(sample)
+        data = encode_media(sample) if isinstance(sample, MediaRecord) else encode_sample(sample)
         if len(data) > 2**31 - 1:
             raise CorpusError(sample.key, f"a sample of {len(data)} bytes, the limit is 2 GiB")
+        if isinstance(sample, MediaRecord):
+            self._rows[sample.key] = media_row_of(sample, self._number, self._at, data)
+            self._write(data)
+            return
         self._write(tar.member_header(f"{sample.key}.{EXTENSION}", len(data)))
         self._rows[sample.key] = row_of(sample, self._number, self._at, data)
         self._write(data + tar.padding(len(data)))
@@ -210,22 +218,37 @@ def rescan(
     Args:
         reader: the tar.
         number: the shard's number.
-        on_fault: called for each member that cannot be read; raise in it to stop at the first.
+        on_fault: called for each sample that cannot be read; raise in it to stop at the first.
     """
     rows: dict[str, dict[str, Any]] = {}
-    for member in reader.members():
-        data = memoryview(reader.data)[member.offset : member.offset + member.size]
-        key, dot, extension = member.name.partition(".")
+    members = itertools.groupby(reader.members(), lambda member: member.name.partition(".")[0])
+    for key, found in members:
         try:
             check_key(key)
-            if not dot or extension != EXTENSION:
-                raise CorpusError(reader.name, f"member {member.name!r} is not KEY.{EXTENSION}")
             if key in rows:
                 raise CorpusError(reader.name, f"key {key!r} stands twice")
-            sample = decode_sample(key, data, reader.name)
-            if fault := span_fault(sample):
-                raise CorpusError(reader.name, f"member {member.name}: {fault}")
-            rows[key] = row_of(sample, number, member.offset, data)
+            rows[key] = _row_again(reader, key, list(found), number)
         except OmniError as error:
             on_fault(error)
     return list(rows.values())
+
+
+def _row_again(
+    reader: ShardReader, key: str, members: list[tar.Member], number: int
+) -> dict[str, Any]:
+    """The sidecar row of neighbouring members with one key: a token sample, or a media record."""
+    first, last = members[0], members[-1]
+    if first.name == f"{key}.json":
+        start = first.offset - tar.BLOCK
+        end = last.offset + last.size + len(tar.padding(last.size))
+        data = memoryview(reader.data)[start:end]
+        return media_row_of(decode_media(key, data, reader.name), number, start, data)
+    if first.name != f"{key}.{EXTENSION}":
+        raise CorpusError(reader.name, f"member {first.name!r} is not KEY.{EXTENSION}")
+    if len(members) > 1:
+        raise CorpusError(reader.name, f"key {key!r} stands twice")
+    data = memoryview(reader.data)[first.offset : first.offset + first.size]
+    sample = decode_sample(key, data, reader.name)
+    if fault := span_fault(sample):
+        raise CorpusError(reader.name, f"member {first.name}: {fault}")
+    return row_of(sample, number, first.offset, data)

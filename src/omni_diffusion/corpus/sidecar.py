@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from isal.isal_zlib import crc32
 
+from omni_diffusion.corpus.media_record import MediaRecord
+from omni_diffusion.corpus.record import Record
 from omni_diffusion.corpus.sample import STREAMS, Sample, content_hash, stored_crc
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import CorpusError, FingerprintError
@@ -33,6 +36,12 @@ QUALITY = (
     "rms_dbfs",
     "silence_s",
     "clip_score",
+    "end_silence_s",
+    "clipped_share",
+    "end_db",
+    "noise_db",
+    "voice_rate",
+    "attempts",
 )
 """Measured values of `record.quality` that become columns; others stay in the record."""
 
@@ -57,7 +66,9 @@ SCHEMA = pa.schema(
         *(pa.field(name, pa.float32()) for name in QUALITY),
     ]
 )
-"""`offset` and `size` are of the member's payload in its tar; `crc` is the CRC-32 it carries."""
+"""`offset` and `size` are of the member's payload in its tar; `crc` is the CRC-32 it carries. In a
+media corpus they are of all members of the record with their headers, and `crc` is of those bytes.
+"""
 
 _META = b"omni_diffusion"
 
@@ -72,7 +83,8 @@ class ShardInfo:
         size: bytes of the tar.
         rows: samples in it.
         rejects: records of the partition that could not be used.
-        fingerprints: what made the tokens: `vocabulary`, `text`, `image`, `speech`, ...
+        fingerprints: what made the tokens: `vocabulary`, `text`, `image`, `speech`, ...; of a
+            media corpus `media` and what made the sounds.
         format_version: of shard and sidecar.
     """
 
@@ -104,12 +116,32 @@ def row_of(sample: Sample, shard: int, offset: int, data: bytes | memoryview) ->
         offset: where its payload starts in the tar.
         data: its payload.
     """
-    record = sample.record
     row = {"key": sample.key, "shard": shard, "offset": offset, "size": len(data)}
     row |= {"crc": stored_crc(data), "content_hash": content_hash(data)}
     row |= {f"{kind.name}_len": sample.stream_length(kind.name) for kind in STREAMS}
     row |= {"n_spans": len(sample.spans), "supervised_len": sample.supervised_length}
-    row |= {n: getattr(record, n) or None for n in ("task", "source", "language", "license")}
+    return row | _of_record(sample.record)
+
+
+def media_row_of(
+    entry: MediaRecord, shard: int, offset: int, data: bytes | memoryview
+) -> dict[str, Any]:
+    """The sidecar row of a record with its media, which has no tokens yet: all lengths are 0.
+
+    Args:
+        entry: the record.
+        shard: its shard's number.
+        offset: where the header of its first member starts in the tar.
+        data: its members, headers and padding included.
+    """
+    row = {"key": entry.key, "shard": shard, "offset": offset, "size": len(data)}
+    row |= {"crc": crc32(data), "content_hash": entry.content_hash}
+    row |= dict.fromkeys((*LENGTHS, "n_spans", "supervised_len"), 0)
+    return row | _of_record(entry.record)
+
+
+def _of_record(record: Record) -> dict[str, Any]:
+    row = {n: getattr(record, n) or None for n in ("task", "source", "language", "license")}
     row |= {name: record.provenance.get(name) for name in PROVENANCE}
     return row | {name: record.quality.get(name) for name in QUALITY}
 
@@ -132,7 +164,7 @@ def write_parquet(table: pa.Table, sink: Any) -> None:
     pq.write_table(table, sink, **PARQUET_SETTINGS)
 
 
-_FEW_VALUES = ("wer", "cer", "duration_s")
+_FEW_VALUES = ("wer", "cer", "duration_s", "voice_rate", "attempts")
 
 PARQUET_SETTINGS: dict[str, Any] = {
     "compression": "zstd",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from omni_diffusion.corpus.media_record import MediaRecord, decode_media, is_media
 from omni_diffusion.corpus.rejects import Reject, count_reasons, read_rejects, rejects_name
 from omni_diffusion.corpus.sample import Sample, decode_sample
 from omni_diffusion.corpus.shard import ShardReader, ShardWriter
@@ -19,16 +20,19 @@ from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import JobError, RecordError, SourceError
 from omni_diffusion.pipelines.sources.partition import Item, Partition, Source
 
+Result = Sample | MediaRecord | Reject
+"""What becomes of a record: tokens, sounds, or nothing."""
+
 
 class Worker(Protocol):
     """Turns records into samples; made once in every process that works."""
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """What makes the tokens: written into every sidecar, the same in every worker."""
+        """What makes tokens or sounds: written into every sidecar, the same in every worker."""
         ...
 
-    def samples(self, items: Iterator[Item | Reject]) -> Iterator[Sample | Reject]:
+    def samples(self, items: Iterator[Item | Reject]) -> Iterator[Result]:
         """One sample or reject for each item or reject, in the same order.
 
         Raises:
@@ -153,7 +157,7 @@ def _commit(
     storage: Storage,
     worker: Worker,
     partition: Partition,
-    results: Iterable[Sample | Reject],
+    results: Iterable[Result],
     seen: _Counted,
     started: float,
     *,
@@ -165,7 +169,7 @@ def _commit(
     number = partition.number
     with ShardWriter(storage, number, worker.fingerprints, replace=replace) as shard:
         for result in results:
-            if isinstance(result, Sample):
+            if not isinstance(result, Reject):
                 try:
                     shard.add(result)
                     rows += 1
@@ -195,9 +199,11 @@ def _commit(
     )
 
 
-def _samples_of(storage: Storage, number: int) -> dict[str, Sample]:
+def _samples_of(storage: Storage, number: int) -> dict[str, Sample | MediaRecord]:
     """All samples of a shard by key; they stay whole when its file is replaced."""
-    table = read_sidecar(storage, number).table
+    sidecar = read_sidecar(storage, number)
+    decode = decode_media if is_media(sidecar.info.fingerprints) else decode_sample
+    table = sidecar.table
     name = tar_name(number)
     if storage.is_local:
         reader = ShardReader(storage.path(name))
@@ -207,6 +213,6 @@ def _samples_of(storage: Storage, number: int) -> dict[str, Sample]:
             reader = ShardReader(path, storage.path(name))
     rows = zip(*(table[n].to_pylist() for n in ("key", "offset", "size", "crc")), strict=True)
     return {
-        key: decode_sample(key, reader.payload(offset, size), reader.name, crc)
+        key: decode(key, reader.payload(offset, size), reader.name, crc)
         for key, offset, size, crc in rows
     }

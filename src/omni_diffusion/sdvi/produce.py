@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -31,7 +31,9 @@ from omni_diffusion.sdvi.rules import Dropped, RulesRecipe
 from omni_diffusion.sdvi.sound import Clip
 from omni_diffusion.sdvi.speech_cache import SpeechCache
 from omni_diffusion.sdvi.tasks import (
+    FORM,
     REWRITE,
+    TASK_OF,
     Draft,
     Plan,
     Task,
@@ -46,7 +48,8 @@ from omni_diffusion.sdvi.voices import Cast, VoicesRecipe
 class SynthesisRecipe(Recipe):
     """What decides how written records become spoken ones."""
 
-    task: Task
+    task: Task | Literal["by_record"]
+    #: `by_record`: a record of task vqa, t2i or caption becomes its spoken counterpart.
     max_turns: int = Field(default=3, ge=1)
     #: Questions of a conversation that are spoken; the rest is left out.
     rules: RulesRecipe = RulesRecipe()
@@ -143,20 +146,35 @@ class Producer:
 
     def _plans(self, records: Sequence[tuple[str, Record]]) -> list[Plan | Reject]:
         recipe = self._recipe
-        drafted = [drafts_of(key, r, recipe.task, recipe.max_turns) for key, r in records]
+        tasks = [self._task(record) for _, record in records]
+        drafted = [
+            task if isinstance(task, Dropped) else drafts_of(key, r, task, recipe.max_turns)
+            for (key, r), task in zip(records, tasks, strict=True)
+        ]
         drafted = self._rewritten(drafted)
         plans: list[Plan | Reject] = []
-        for (key, record), drafts in zip(records, drafted, strict=True):
-            result: Plan | Dropped = (
-                drafts
-                if isinstance(drafts, Dropped)
-                else plan(key, record, recipe.task, drafts, recipe.rules)
-            )
+        for (key, record), task, drafts in zip(records, tasks, drafted, strict=True):
+            result: Plan | Dropped
+            if isinstance(task, Dropped):
+                result = task
+            elif isinstance(drafts, Dropped):
+                result = drafts
+            else:
+                result = plan(key, record, task, drafts, recipe.rules)
             if isinstance(result, Dropped):
                 plans.append(_reject(key, "select", result.rule, result.detail))
             else:
                 plans.append(result)
         return plans
+
+    def _task(self, record: Record) -> Task | Dropped:
+        """What becomes of a record."""
+        if self._recipe.task != "by_record":
+            return self._recipe.task
+        if task := TASK_OF.get(record.task):
+            return task
+        detail = f"task {record.task!r} is none of {', '.join(TASK_OF)}"
+        return Dropped(rule=FORM, detail=detail)
 
     def _rewritten(self, drafted: list[list[Draft] | Dropped]) -> list[list[Draft] | Dropped]:
         if self._rewriter is None:

@@ -20,8 +20,16 @@ from omni_diffusion.corpus.record import ALIASES, AUDIO, IMAGE, Message, Record
 from omni_diffusion.sdvi.rules import Dropped, Kind, RulesRecipe, Spoken, rules_version, speakable
 from omni_diffusion.sdvi.rules.choice import CHOICE, OpenEnded, open_ended
 from omni_diffusion.sdvi.templates import caption_request, image_request
+from omni_diffusion.tokenize.prompts import TASKS
 
 Task = Literal["spoken_vqa", "speech_to_image", "spoken_caption"]
+
+TASK_OF: Mapping[str, Task] = {
+    "vqa": "spoken_vqa",
+    "t2i": "speech_to_image",
+    "caption": "spoken_caption",
+}
+"""What a record of each task can become."""
 
 FORM = "R0.form"
 """Rule id of records that are no conversation about, or caption of, one picture."""
@@ -40,6 +48,14 @@ RECORD_TASK: Mapping[Task, str] = {
     "speech_to_image": "s2i",
     "spoken_caption": "spoken_caption",
 }
+
+_WRITTEN_REQUEST = TASKS["t2i"][1].replace("{text}", "").strip()
+"""What stands before a description in the published text-to-image data; it is spoken otherwise."""
+
+_HIGHEST_COUNTS = (
+    *("wer", "cer", "peak", "silence_s"),
+    *("end_silence_s", "clipped_share", "end_db", "noise_db"),
+)
 
 _WHOLE_RECORD = ("R1.code", "R2.math")
 """The paper drops samples with these anywhere; other rules only end the conversation."""
@@ -133,7 +149,7 @@ def drafts_of(key: str, record: Record, task: Task, max_turns: int) -> list[Draf
         return _questions(turns[:max_turns])
     request, answer = turns[0]
     # The picture is the answer to a text (t2i), or the text the answer to a picture (caption).
-    caption = answer or request
+    caption = answer or request.removeprefix(_WRITTEN_REQUEST).strip()
     if task == "speech_to_image":
         lead = image_request(key)
         return [Draft(role="user", turn=0, kind="caption", raw=caption, text=caption, lead=lead)]
@@ -299,7 +315,10 @@ def _quality(plan: Plan, uttered: Sequence[Uttered]) -> dict[str, float]:
     )
     found = {"duration_s": duration, "words_per_s": words / spoken_s}
     found["rms_dbfs"] = min(v["rms_dbfs"] for v in values)
-    for name in ("wer", "cer", "peak", "silence_s"):
+    for name in _HIGHEST_COUNTS:
         if all(name in v for v in values):
             found[name] = max(v[name] for v in values)
+    user = next(u for u, line in zip(uttered, plan.lines, strict=True) if line.role == "user")
+    found["voice_rate"] = user.rate
+    found["attempts"] = 1 + max(u.attempt for u in uttered)
     return {name: round(value, 4) for name, value in found.items()}

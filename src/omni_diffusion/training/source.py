@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from omni_diffusion.corpus.cache import ShardCache
 from omni_diffusion.corpus.index import INDEX
-from omni_diffusion.corpus.manifest import read_manifest
+from omni_diffusion.corpus.manifest import NOT_TOKENS, read_manifest
 from omni_diffusion.corpus.sidecar import open_parquet
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.corpus.subset import shards_of
@@ -73,6 +73,8 @@ class Source:
         self.name, self.word = name, np.uint64(word("source", name))
         self.storage = Storage(root)
         self.manifest = read_manifest(self.storage)
+        if self.manifest.is_media:
+            raise CorpusError(root, NOT_TOKENS)
         self.shards = shards_of(self.storage, self.manifest)
         if not (self.storage.is_local and self.shards.is_local) and cache is None:
             reason = f"source {name!r} is remote: say where its shards may be kept (data.cache)"

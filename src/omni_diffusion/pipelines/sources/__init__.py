@@ -51,6 +51,10 @@ def open_source(recipe: SourceRecipe) -> Source:
             from omni_diffusion.pipelines.sources.huggingface import HuggingFaceSource
 
             return HuggingFaceSource(recipe)
+        case kinds.DemoRecipe():
+            from omni_diffusion.pipelines.sources.demo import DemoSource
+
+            return DemoSource(recipe)
 
 
 def absolute_paths(recipe: R) -> R:

@@ -205,6 +205,22 @@ class HuggingFaceRecipe(RowSettings):
     records_per_shard: int = Field(default=1000, ge=1)
 
 
+class DemoRecipe(RecordSettings):
+    """Written records about pictures out of installed packages, for demos.
+
+    Attributes:
+        questions: so many pictures of easy-vqa with their questions (task vqa).
+        drawings: so many drawings of OpenMoji, each asked for by its description (task t2i).
+        captions: so many other drawings, each with its description (task caption).
+    """
+
+    kind: Literal["demo"]
+    questions: int = Field(default=0, ge=0)
+    drawings: int = Field(default=0, ge=0)
+    captions: int = Field(default=0, ge=0)
+    records_per_shard: int = Field(default=100, ge=1)
+
+
 SourceRecipe: TypeAlias = Annotated[
     ParquetRecipe
     | JsonlRecipe
@@ -212,7 +228,8 @@ SourceRecipe: TypeAlias = Annotated[
     | MediaTarsRecipe
     | TarsRecipe
     | FolderRecipe
-    | HuggingFaceRecipe,
+    | HuggingFaceRecipe
+    | DemoRecipe,
     Field(discriminator="kind"),
 ]
 

@@ -1,0 +1,54 @@
+"""`omni-diffusion synthesize`: written questions and captions become spoken ones."""
+
+from __future__ import annotations
+
+import typer
+
+from omni_diffusion.cli.job_progress import job_progress
+from omni_diffusion.cli.job_result import print_estimate, print_result
+from omni_diffusion.cli.progress import progress
+
+
+def command(
+    recipe: str = typer.Argument(help="A recipe, e.g. sdvi/demo.yaml."),
+    overrides: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE]...", help="Set recipe keys, e.g. engine.kind=edge."
+    ),
+    local: bool = typer.Option(False, "--local", help="Work in this process, without Ray."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Plan, speak a few records, estimate time; write nothing."
+    ),
+    retry_rejects: bool = typer.Option(
+        False, "--retry-rejects", help="Also try the rejected records of finished shards again."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Speak a source's questions, answers and captions into a media corpus.
+
+    Run the same command again after a crash, or after Ctrl-C: it does what is missing, and the
+    corpus is the same, byte for byte, as if nothing had happened. What was spoken before is taken
+    from the cache. `omni-diffusion tokenize` makes tokens of the corpus (source kind media_tars),
+    `omni-diffusion show CORPUS KEY -o DIR` writes a record's picture and sounds as files.
+    """
+    from omni_diffusion.pipelines.claim import claim_output
+    from omni_diffusion.pipelines.engine import run_job
+    from omni_diffusion.pipelines.synthesize import estimate, job_of
+    from omni_diffusion.pipelines.synthesize_recipe import SynthesizeRecipe
+    from omni_diffusion.recipe import load_recipe
+
+    loaded = load_recipe(recipe, SynthesizeRecipe, overrides or ())
+    if dry_run:
+        print_estimate(estimate(loaded), as_json)
+        return
+    digest = claim_output(loaded)
+    with job_progress("synthesize") as on_tick, progress("index", "shards") as on_index:
+        manifest, run = run_job(
+            job_of(loaded),
+            loaded.run,
+            digest,
+            local=local,
+            retrying_rejects=retry_rejects,
+            on_tick=on_tick,
+            on_index=on_index,
+        )
+    print_result(loaded.output, manifest, run, as_json)
