@@ -5,9 +5,11 @@ and tars that have their declared sizes but no content (they are sparse files; n
 index reads them). There are five sources with a task each, one after the other, as a job lays them
 down: a partition of a source becomes a shard. (`index_bytes_per_row_mixed` is of an index in which
 they alternate at random.) A thousandth of the samples repeat others; synthetic speech has voice,
-engine, duration and error rate. What a pass over the tars would have
-found (`codes`) is put into the audit's cache by the same code that keeps it. Each query runs in a
-process of its own, which opens the corpus first; times are wall seconds of the query alone.
+engine, duration and error rate. What a pass over the tars would have found (`codes`) is put into
+the audit's cache by the same code that keeps it; how fast such a pass is is measured on a real,
+small corpus (`scan_samples_per_s`). Each query runs in a process of its own, which opens the corpus
+first; times are wall seconds of the query alone, medians of the repeats, and beside them CPU
+seconds. `compare` holds the corpus against a subset of 99 hundredths of it, which `select` made.
 """
 
 from __future__ import annotations
@@ -171,6 +173,8 @@ def fill_cache(folder: Path, cache: Path) -> None:
                 contents.codes[name][:codes] = rng.multinomial(int(total), shares)
             for table, rows in contents.tables().items():
                 keep.keep(table, digest, rows)
+    with Audit(folder, cache=cache) as audit:  # a pass ends with the sum over all shards
+        audit.rows("SELECT count(*) AS n FROM codes")
 
 
 # --- what runs in a process of its own -----------------------------------------------------------
@@ -204,12 +208,78 @@ def task_query(folder: str, name: str) -> Fields:
     query = named_query(name)
     against = Path(folder) / "evaluation" if query.compares else None
     wall = time.perf_counter()
-    with Audit(Path(folder) / "corpus", against=against, cache=Path(folder) / "cache") as audit:
-        opened = time.perf_counter()
+    batches = planned(Path(folder) / "corpus") if query.needs_run else None
+    with Audit(
+        Path(folder) / "corpus", against=against, cache=Path(folder) / "cache", batches=batches
+    ) as audit:
+        opened, cpu = time.perf_counter(), time.process_time()
         rows = audit.query(query.sql, query.values({})).read_all().num_rows
-        done = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"open_s": opened - wall, "wall_s": done - opened, "rows": rows, "peak_rss_mb": peak}
+        done, cpu_s = time.perf_counter(), time.process_time() - cpu
+    figures = {"open_s": opened - wall, "wall_s": done - opened, "cpu_s": cpu_s, "rows": rows}
+    return figures | {"peak_rss_mb": peak_rss_mb()}
+
+
+def planned(corpus: Path) -> Any:
+    """A table as a training plan of 1,000 steps gives it: 100 samples a step."""
+    import pyarrow as pa
+
+    from omni_diffusion.training.planned import SCHEMA
+
+    rng, n = np.random.default_rng(SEED), 100_000
+    part = rng.integers(0, 5, n)
+    columns = {
+        "step": np.arange(n) // 100,
+        "row": np.arange(n) % 100 // 4,
+        "row_length": np.full(n, 3072),
+        "part": _names(SOURCES, part),
+        "corpus": [str(corpus)] * n,
+        "key": [f"s{i:09d}" for i in rng.integers(0, 10_000, n)],
+        "task": _names(TASKS, part),
+        "epoch": np.zeros(n),
+        "length": rng.integers(100, 1400, n),
+        "tail_pads": rng.integers(1, 17, n),
+        "supervised_len": rng.integers(50, 700, n),
+        "time": rng.random(n),
+    }
+    return pa.table({f.name: pa.array(columns[f.name]).cast(f.type) for f in SCHEMA})
+
+
+def peak_rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def task_compare(folder: str) -> Fields:
+    """The whole corpus against a copy of its index that lacks a hundredth of the rows."""
+    from omni_diffusion.audit.audit import Audit
+    from omni_diffusion.audit.compare import compare
+
+    cache = Path(folder) / "cache"
+    wall, cpu = time.perf_counter(), time.process_time()
+    with Audit(Path(folder) / "corpus", against=Path(folder) / "subset", cache=cache) as audit:
+        found = compare(audit)
+    assert found.changes[-1].added and not found.changes[-1].changed
+    return {
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
+        "peak_rss_mb": peak_rss_mb(),
+    }
+
+
+def task_select(folder: str) -> Fields:
+    """A subset of 99 hundredths of the rows."""
+    from omni_diffusion.audit.audit import Audit
+    from omni_diffusion.audit.select import select
+
+    corpus = str(Path(folder) / "corpus")
+    sql = "SELECT key FROM samples WHERE hash(key) % 100 <> 0"
+    wall, cpu = time.perf_counter(), time.process_time()
+    with Audit(corpus) as audit:
+        select(audit, sql, Path(folder) / "subset", source=corpus)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    subset = Path(folder) / "subset"
+    # What it would have read from tars: the same counts.
+    fill_cache(subset, Path(folder) / "cache")
+    return {"wall_s": wall, "cpu_s": cpu, "peak_rss_mb": peak_rss_mb()}
 
 
 def task_scan(folder: str, samples: int) -> Fields:
@@ -247,7 +317,7 @@ def in_process(task: str, **arguments: Any) -> Fields:
 
 
 def benchmark(rows: int, repeats: int, scan_samples: int) -> Fields:
-    """All figures at one size."""
+    """All figures at one size; of times, the median of the repeats."""
     from omni_diffusion.audit.named import named_queries
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -259,20 +329,32 @@ def benchmark(rows: int, repeats: int, scan_samples: int) -> Fields:
             for name, done in runs.items():
                 done.append(in_process("query", folder=scratch, name=name))
         scan = in_process("scan", folder=scratch, samples=scan_samples)
-    seconds = {name: float(np.median([r["wall_s"] for r in done])) for name, done in runs.items()}
+        chosen = in_process("select", folder=scratch)
+        compared = in_process("compare", folder=scratch)
+    seconds, cpu = (
+        {name: median(done, column) for name, done in runs.items()}
+        for column in ("wall_s", "cpu_s")
+    )
     duplicates = {name for name in seconds if name.startswith("duplicate")}
     return {
         "rows": rows,
-        "query_s": {name: round(value, 3) for name, value in seconds.items()},
-        "slowest_query_s": round(max(v for n, v in seconds.items() if n not in duplicates), 3),
-        "duplicates_s": round(max(seconds[name] for name in duplicates), 3),
-        "open_s": round(float(np.median([r["open_s"] for d in runs.values() for r in d])), 3),
+        "slowest_query_s": max(v for n, v in seconds.items() if n not in duplicates),
+        "duplicates_s": max(seconds[name] for name in duplicates),
         "peak_rss_mb": round(max(r["peak_rss_mb"] for done in runs.values() for r in done)),
         "index_bytes_per_row": round(built["bytes_per_row"], 2),
         "index_bytes_per_row_mixed": round(built["mixed"], 2),
+        "query_s": seconds,
+        "query_cpu_s": cpu,
+        "open_s": median([r for done in runs.values() for r in done], "open_s"),
         "index_open_s": round(float(np.median(opening)), 3),
         "scan_samples_per_s": round(scan["samples_per_s"]),
+        **{f"compare_{name}": round(value, 2) for name, value in compared.items()},
+        **{f"select_{name}": round(value, 2) for name, value in chosen.items()},
     }
+
+
+def median(runs: list[Fields], column: str) -> float:
+    return round(float(np.median([run[column] for run in runs])), 3)
 
 
 def main(
