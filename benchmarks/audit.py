@@ -230,6 +230,7 @@ def planned(corpus: Path) -> Any:
     columns = {
         "step": np.arange(n) // 100,
         "row": np.arange(n) % 100 // 4,
+        "rows": np.full(n, 25),
         "row_length": np.full(n, 3072),
         "part": _names(SOURCES, part),
         "corpus": [str(corpus)] * n,

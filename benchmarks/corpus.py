@@ -318,7 +318,8 @@ def task_sidecars(folder: str, rows: int, files: int) -> Fields:
     for shard, (start, stop) in enumerate(itertools.pairwise(edges)):
         rng, n = np.random.default_rng((SEED, shard)), stop - start
         size = rng.integers(1200, 4000, n)
-        offset = np.cumsum((size + 511) // 512 * 512 + 512) - size
+        members = (size + 511) // 512 * 512
+        offset = np.cumsum(members + 512) - members
         names = ("laion", "journeydb", "librispeech", "emilia", "sdvi")
         columns: Fields = {name: pa.nulls(n, SCHEMA.field(name).type) for name in SCHEMA.names}
         columns |= {"key": [f"s{i:09d}" for i in range(start, stop)], "shard": np.full(n, shard)}

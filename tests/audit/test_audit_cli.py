@@ -43,7 +43,7 @@ def test_one_answer_in_every_form(varied: Varied, tmp_path: Path) -> None:
         *([row["task"], str(row["n"])] for row in rows),
     ]
     for name in ("a.json", "a.csv", "a.parquet", "a.txt"):
-        assert run(root, COUNT, "-o", str(tmp_path / name)) == ""
+        assert run(root, COUNT, "-o", str(tmp_path / name)) == f"{tmp_path / name}: 3 rows\n"
     assert pq.read_table(tmp_path / "a.parquet").to_pylist() == rows
     assert json.loads((tmp_path / "a.json").read_text()) == rows
     assert (tmp_path / "a.txt").read_text() == table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,9 @@ def copy_of(sample: Sample, key: str, source: str) -> Sample:
     return build_sample(key, record, sample.streams, sample.spans)
 
 
-def make_varied(root: Path | str, per_shard: int = 30) -> Varied:
+def make_varied(
+    root: Path | str, per_shard: int = 30, fingerprints: Mapping[str, str] = FINGERPRINTS
+) -> Varied:
     """Four shards: pictures, questions, speech, and copies of some of them; rejects; two runs."""
     storage, rng = Storage(root), np.random.default_rng(5)
     pictures = [picture(f"p{i}", rng, "pictures") for i in range(per_shard)]
@@ -108,7 +111,7 @@ def make_varied(root: Path | str, per_shard: int = 30) -> Varied:
     rejects += [[Reject(key="worse", stage="validate", reason="no messages")], []]
     shards = [pictures, questions, spoken, copies]
     for number, samples in enumerate(shards):
-        write_shard(storage, number, samples, FINGERPRINTS, rejects[number])
+        write_shard(storage, number, samples, fingerprints, rejects[number])
     compact(storage)
     for i, state in enumerate(("failed", "finished")):
         run: dict[str, Any] = {"run": f"2026010{i}T000000-00", "job": "tokenize", "state": state}

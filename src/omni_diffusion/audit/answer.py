@@ -48,8 +48,8 @@ def choose_format(form: str, out: str) -> Format:
     raise QueryError(f"{out}: say with --format what it shall be: {', '.join(FORMATS)}")
 
 
-def save(reader: pa.RecordBatchReader, form: Format, target: str) -> None:
-    """Write an answer to a file or URL; it appears whole or not at all.
+def save(reader: pa.RecordBatchReader, form: Format, target: str) -> int:
+    """Write an answer to a file or URL; it appears whole or not at all. Returns its rows.
 
     Args:
         reader: the rows.
@@ -62,10 +62,9 @@ def save(reader: pa.RecordBatchReader, form: Format, target: str) -> None:
     """
     if form == "parquet":
         with _saved(target) as path:
-            _write_parquet(reader, path)
-    else:
-        with save_text(target) as file:
-            write_text(reader, form, file, limit=0)
+            return _write_parquet(reader, path)
+    with save_text(target) as file:
+        return write_text(reader, form, file, limit=0)
 
 
 @contextmanager
@@ -88,8 +87,8 @@ def _saved(target: str) -> Iterator[Path]:
         storage.publish(path, name, replace=True)
 
 
-def write_text(reader: pa.RecordBatchReader, form: Format, file: IO[str], limit: int = 0) -> None:
-    """Write an answer as text.
+def write_text(reader: pa.RecordBatchReader, form: Format, file: IO[str], limit: int = 0) -> int:
+    """Write an answer as text; returns how many rows were written.
 
     Args:
         reader: the rows.
@@ -101,25 +100,27 @@ def write_text(reader: pa.RecordBatchReader, form: Format, file: IO[str], limit:
         QueryError: the form is `parquet`, which is not text.
     """
     if form == "table":
-        write_table(reader, file, limit)
-    elif form == "csv":
+        return write_table(reader, file, limit)
+    if form == "parquet":
+        raise QueryError("parquet is not text: name a file with -o")
+    rows = 0
+    if form == "csv":
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(reader.schema.names)
-        writer.writerows([_flat(value) for value in row] for row in _rows(reader))
-    elif form == "json":
-        names, before = reader.schema.names, "[\n"
         for row in _rows(reader):
-            values = map(plain, row)
-            line = json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False)
-            file.write(before + line)
-            before = ",\n"
-        file.write("[]\n" if before == "[\n" else "\n]\n")
-    else:
-        raise QueryError("parquet is not text: name a file with -o")
+            writer.writerow([_flat(value) for value in row])
+            rows += 1
+        return rows
+    names = reader.schema.names
+    for rows, row in enumerate(_rows(reader), 1):
+        line = json.dumps(dict(zip(names, map(plain, row), strict=True)), ensure_ascii=False)
+        file.write(("[\n" if rows == 1 else ",\n") + line)
+    file.write("\n]\n" if rows else "[]\n")
+    return rows
 
 
-def write_table(reader: pa.RecordBatchReader, file: IO[str], limit: int = 0) -> None:
-    """Print an answer as a table: numbers to the right, long texts cut.
+def write_table(reader: pa.RecordBatchReader, file: IO[str], limit: int = 0) -> int:
+    """Print an answer as a table: numbers to the right, long texts cut. Returns the rows shown.
 
     Args:
         reader: the rows.
@@ -146,6 +147,7 @@ def write_table(reader: pa.RecordBatchReader, file: IO[str], limit: int = 0) -> 
         file.write(f"… more rows follow: only {limit} are shown (--limit 0 shows all)\n")
     else:
         file.write(f"({shown} row{'' if shown == 1 else 's'})\n")
+    return shown
 
 
 def plain(value: Any) -> Any:
@@ -198,10 +200,13 @@ def _is_number(kind: pa.DataType) -> bool:
     return any(check(kind) for check in checks)
 
 
-def _write_parquet(reader: pa.RecordBatchReader, path: Path) -> None:
+def _write_parquet(reader: pa.RecordBatchReader, path: Path) -> int:
+    rows = 0
     try:
         with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
             for batch in reader:
                 writer.write_batch(batch)
+                rows += batch.num_rows
     except pa.ArrowException as error:
         raise QueryError(f"cannot be written as Parquet: {error}") from None
+    return rows

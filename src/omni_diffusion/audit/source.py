@@ -68,7 +68,7 @@ class CorpusSource:
         found = {"corpus": self.storage.root}
         if manifest := self.manifest:
             if manifest.base:
-                found["refers to"] = self.shards.root
+                found["refers to"] = manifest.base
             counts = ("shards", "rows", "rejects")
             found |= {name: str(getattr(manifest, name)) for name in counts}
             found |= {"digest": manifest.digest[:16], "recipe": manifest.recipe_digest[:16] or "-"}

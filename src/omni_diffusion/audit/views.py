@@ -176,6 +176,7 @@ VIEWS: Mapping[str, View] = {
         columns={
             "step": ("INTEGER", "optimizer step, from 0"),
             "row": ("INTEGER", "row of the step that it lies in"),
+            "rows": ("INTEGER", "rows of the step"),
             "row_length": ("INTEGER", "positions of a row"),
             "part": ("VARCHAR", "name of its corpus in the recipe"),
             "corpus": ("VARCHAR", "folder or URL of its corpus"),

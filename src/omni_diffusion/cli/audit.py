@@ -105,7 +105,7 @@ def command(
             if rows is None:
                 typer.echo(plan)
             elif out:
-                answer.save(rows, chosen, out)
+                typer.echo(f"{out}: {answer.save(rows, chosen, out)} rows", err=True)
             else:
                 answer.write_text(rows, chosen, sys.stdout, limit)
             for note in audit.notes:

@@ -12,7 +12,7 @@ from omni_diffusion.training.steps import StepPlan
 
 SCHEMA = pa.schema(
     [
-        *(pa.field(name, pa.int32()) for name in ("step", "row", "row_length")),
+        *(pa.field(name, pa.int32()) for name in ("step", "row", "rows", "row_length")),
         *(pa.field(name, pa.string()) for name in ("part", "corpus", "key", "task")),
         *(pa.field(name, pa.int32()) for name in ("epoch", "length", "tail_pads")),
         pa.field("supervised_len", pa.int32()),
@@ -72,6 +72,7 @@ def _step_table(data: TrainingData, step: StepPlan) -> pa.Table:
     columns = {
         "step": np.full(n, step.step),
         "row": step.row,
+        "rows": np.full(n, step.rows),
         "row_length": np.full(n, data.recipe.row_length),
         "part": [sources[i].name for i in step.source.tolist()],
         "corpus": [sources[i].storage.root for i in step.source.tolist()],

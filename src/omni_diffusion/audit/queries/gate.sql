@@ -1,14 +1,15 @@
 -- title: What a gate on the error rate keeps
 -- plot: line x=threshold y=kept_share by=language
--- What a gate on the error rate of synthetic speech would keep, at each threshold, by language.
--- Samples whose rate was not measured are counted apart and in no share.
+-- What a gate on the error rate of speech would keep, at each threshold, by language.
+-- Only samples with sound are counted; those whose rate was not measured are counted apart and in
+-- no share. A language in which nothing was measured has one line without a threshold.
 -- $measure = wer: wer or cer
-WITH measured AS (
+WITH heard AS (
     SELECT
         language,
         CASE $measure WHEN 'wer' THEN wer WHEN 'cer' THEN cer
             ELSE error('measure must be wer or cer') END AS rate
-    FROM samples
+    FROM samples WHERE speech_len + features_len > 0
 ), kept AS (
     SELECT
         language,
@@ -22,10 +23,12 @@ WITH measured AS (
             count(*) FILTER (rate <= 0.15::FLOAT), count(*) FILTER (rate <= 0.20::FLOAT),
             count(*) FILTER (rate <= 0.30::FLOAT), count(*) FILTER (rate <= 0.50::FLOAT)
         ]) AS kept
-    FROM measured GROUP BY language
+    FROM heard GROUP BY language
 )
 SELECT
-    language, threshold::DOUBLE AS threshold, kept,
-    round(kept / measured, 6) AS kept_share,
+    language,
+    CASE WHEN measured > 0 THEN threshold::DOUBLE END AS threshold,
+    kept,
+    round(kept / nullif(measured, 0), 6) AS kept_share,
     measured, unmeasured
-FROM kept WHERE measured > 0 ORDER BY language, threshold
+FROM kept WHERE measured > 0 OR threshold = 0 ORDER BY language, threshold

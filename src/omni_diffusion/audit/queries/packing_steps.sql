@@ -4,7 +4,7 @@
 SELECT
     step,
     count(*) AS samples,
-    count(DISTINCT "row") AS rows,
+    any_value("rows") AS "rows",
     sum("length" + tail_pads)::BIGINT AS ids,
-    round(sum("length" + tail_pads) / (count(DISTINCT "row") * any_value(row_length)), 4) AS fill
+    round(sum("length" + tail_pads) / (any_value("rows") * any_value(row_length)), 4) AS fill
 FROM batches GROUP BY step ORDER BY step
