@@ -34,7 +34,6 @@ from benchmarks.processes import in_process, peak_rss_mb  # noqa: E402
 from benchmarks.results import kept, machine, save  # noqa: E402
 
 SHARDS = 8
-ROWS_PER_STEP = 4
 RATE = 1e-3
 SIZES = {
     "hidden_size": 64,
@@ -59,7 +58,7 @@ def starting_model() -> Any:
     return build_model(recipe, Vocabulary(PUBLISHED_TEXT_SIZE))
 
 
-def run(parameters: Iterator[Any], steps: Iterator[int], count: int) -> Fields:
+def run(parameters: Iterator[Any], steps: Iterator[int], count: int, rows: int) -> Fields:
     """Train for some steps after one that only warms up; `steps` leaves gradients behind."""
     optimizer = torch.optim.AdamW(parameters, RATE, betas=(0.9, 0.95), weight_decay=0.0)
     useful, cpu, wall = 0, 0.0, 0.0
@@ -73,25 +72,25 @@ def run(parameters: Iterator[Any], steps: Iterator[int], count: int) -> Fields:
     cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - wall
     return {
         "useful_tokens_per_cpu_s": useful / cpu_s,
-        "useful_tokens_per_row": useful / count / ROWS_PER_STEP,
+        "useful_tokens_per_row": useful / count / rows,
         "cpu_s": cpu_s,
         "wall_s": wall_s,
         "peak_rss_mb": peak_rss_mb(),
     }
 
 
-def task_ours(root: str, steps: int) -> Fields:
+def task_ours(root: str, steps: int, rows: int) -> Fields:
     """Our loader, masking, packed attention and head, row by row."""
     from omni_diffusion.training.loader import Loader
     from omni_diffusion.training.opening import open_data
     from omni_diffusion.training.recipe import MaskingRecipe
 
     torch.set_num_threads(1)
-    recipe = train_plan.recipe_of(root, rows_per_step=ROWS_PER_STEP, window_rows=1024)
+    recipe = train_plan.recipe_of(root, rows_per_step=rows, window_rows=1024)
     data, model = open_data(recipe), starting_model()
     with Loader(data, MaskingRecipe()) as loader:
         batches = loader.batches(0, steps + 1)
-        return run(model.parameters(), (our_step(model, batch) for batch in batches), steps)
+        return run(model.parameters(), (our_step(model, batch) for batch in batches), steps, rows)
 
 
 def our_step(model: Any, batch: Any) -> int:
@@ -116,7 +115,7 @@ def our_loss(model: Any, batch: Any, row: int) -> Tensor:
     return head_loss(hidden[targets.rows], head, targets.ids, denominator, weights).loss
 
 
-def task_published(root: str, steps: int) -> Fields:
+def task_published(root: str, steps: int, rows: int) -> Fields:
     """The published way; see `published_loop.py`."""
     from benchmarks import published_loop as published
     from omni_diffusion.tokenize.chat import ChatTemplate
@@ -128,24 +127,24 @@ def task_published(root: str, steps: int) -> Fields:
     ours = starting_model()
     model = published.qwen2(ours.config, ours.state_dict())
     del ours
-    rows, rng = published.rows(root, template, 0), np.random.default_rng(1)
+    packed, rng = published.rows(root, template, 0), np.random.default_rng(1)
 
     def step() -> int:
         useful = 0
-        for row in itertools.islice(rows, ROWS_PER_STEP):
+        for row in itertools.islice(packed, rows):
             inputs = published.collate(row, rng, vocabulary.end_of_text_id, vocabulary.mask_id)
-            loss = published.loss_of(model, inputs) / ROWS_PER_STEP
+            loss = published.loss_of(model, inputs) / rows
             loss.backward()  # type: ignore[no-untyped-call]
             useful += row.useful
         return useful
 
-    return run(model.parameters(), iter(step, None), steps)
+    return run(model.parameters(), iter(step, None), steps, rows)
 
 
 TASKS: dict[str, Callable[..., Fields]] = {"ours": task_ours, "published": task_published}
 
 
-def benchmark_step(shard_rows: int, steps: int, repeats: int) -> Fields:
+def benchmark_step(shard_rows: int, steps: int, rows: int, repeats: int) -> Fields:
     """Both loops, alternating; medians."""
     with tempfile.TemporaryDirectory() as scratch:
         root = f"{scratch}/corpus"
@@ -153,7 +152,7 @@ def benchmark_step(shard_rows: int, steps: int, repeats: int) -> Fields:
         runs: dict[str, list[Fields]] = {name: [] for name in TASKS}
         for _ in range(repeats):
             for name, found in runs.items():
-                found.append(in_process(__file__, name, root=root, steps=steps))
+                found.append(in_process(__file__, name, root=root, steps=steps, rows=rows))
 
     def middle(loop: str, figure: str) -> float:
         return float(median(found[figure] for found in runs[loop]))
@@ -169,13 +168,13 @@ def benchmark_step(shard_rows: int, steps: int, repeats: int) -> Fields:
         },
         "peak_rss_mb": {loop: round(size) for loop, size in memory.items()},
         "steps": steps,
-        "rows_per_step": ROWS_PER_STEP,
+        "rows_per_step": rows,
         "repeats": repeats,
     }
 
 
 def main(
-    steps: int = typer.Option(8, help="Steps of each loop, after one that warms up."),
+    steps: int = typer.Option(2, help="Steps of each loop, after one that warms up."),
     repeats: int = typer.Option(3, help="Alternating runs of the two loops."),
     rows: int = typer.Option(100_000_000, help="Rows of the generated index."),
     draws: int = typer.Option(8000, help="Draws of each masking."),
@@ -191,13 +190,13 @@ def main(
         print(json.dumps(TASKS[name](**arguments)))
         return
     parts: dict[str, Callable[[], Fields]] = {
-        "step": lambda: benchmark_step(2048, steps, repeats),
+        "step": lambda: benchmark_step(2048, steps, 2, repeats),
         "plan": lambda: train_plan.benchmark(rows, 1_000_000, 3),
         "masking": lambda: train_masking.benchmark(draws),
     }
     if short:
         parts = {
-            "step": lambda: benchmark_step(64, 1, 1),
+            "step": lambda: benchmark_step(64, 1, 1, 1),
             "plan": lambda: train_plan.benchmark(60_000, 20_000, 1, 400),
             "masking": lambda: train_masking.benchmark(50),
         }

@@ -10,6 +10,7 @@ from omni_diffusion import __version__
 from omni_diffusion.cli import (
     audit,
     batch,
+    curves,
     decode,
     demo_media,
     encode,
@@ -48,7 +49,7 @@ def _root(
 _VERBS = (
     *(tokenize, synthesize, run, status, demo_media),
     *(verify, show, voices, audit, select, encode, decode),
-    *(plan, batch, estimate),
+    *(plan, batch, estimate, curves),
     *(generate,),
 )
 for _verb in _VERBS:
