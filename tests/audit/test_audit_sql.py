@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import duckdb
@@ -9,6 +10,7 @@ import pytest
 
 from audits import Varied
 from corpora import files_of, make_corpus
+from omni_diffusion.audit.answer import write_text
 from omni_diffusion.audit.audit import Audit
 from omni_diffusion.audit.guard import QueryError
 from omni_diffusion.audit.views import VIEWS
@@ -234,6 +236,20 @@ def test_mistakes_are_pointed_at(audit: Audit, statement: str, said: list[str]) 
     for piece in said:
         assert piece in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_nothing_in_a_question_or_an_answer_commands_the_terminal(audit: Audit) -> None:
+    with pytest.raises(QueryError) as caught:
+        audit.rows("SELECT CAST(chr(27) || '[31m' AS INTEGER)")
+    assert "\x1b" not in str(caught.value) and "[31m" in str(caught.value)
+    out = io.StringIO()
+    write_text(audit.query("SELECT chr(27) || 'a[red]b' AS \"\x1b[2J\""), "table", out)
+    assert "\x1b" not in out.getvalue() and "a[red]b" in out.getvalue()
+    with pytest.raises(QueryError, match="no Unicode character"):
+        audit.rows("SELECT '\ud800'")
+    for deep in ("(" * 3000 + "1" + ")" * 3000, "+".join(["1"] * 20_000)):
+        with pytest.raises(QueryError, match="depth"):
+            audit.rows(f"SELECT {deep}")
 
 
 def test_large_intermediate_results_go_to_disk(varied: Varied, tmp_path: Path) -> None:

@@ -134,7 +134,9 @@ def write_table(reader: pa.RecordBatchReader, file: IO[str], limit: int = 0) -> 
     table = Table()
     for field in reader.schema:
         number = _is_number(field.type)
-        table.add_column(Text(field.name), justify="right" if number else "left", no_wrap=number)
+        table.add_column(
+            Text(printable(field.name)), justify="right" if number else "left", no_wrap=number
+        )
     shown = 0
     more = False
     for row in _rows(reader):

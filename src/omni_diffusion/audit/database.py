@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from omni_diffusion.audit.answer import printable
 from omni_diffusion.audit.files import URL, CorpusFiles
 from omni_diffusion.audit.guard import Guard, QueryError
 from omni_diffusion.audit.views import VIEWS
@@ -142,7 +143,7 @@ class Database:
             error, duckdb.ParserException | duckdb.CatalogException | duckdb.BinderException
         ):
             text += f"\n{_VIEWS}"
-        return QueryError(text)
+        return QueryError(printable(text))  # it may quote a caption
 
 
 def _shut_in(files: CorpusFiles, **settings: Any) -> duckdb.DuckDBPyConnection:

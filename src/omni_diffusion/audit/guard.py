@@ -61,6 +61,8 @@ class Guard:
             QueryError: not one SELECT statement, or one that does more than read the views.
             duckdb.Error: a syntax error.
         """
+        if not sql.isascii():
+            _check_text(sql)
         statements = duckdb.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             kinds = ", ".join(s.type.name for s in statements) or "nothing"
@@ -115,6 +117,14 @@ class Guard:
             if name in SCALAR_FUNCTIONS_REFUSED:
                 return f"{name}() is refused: an audit reads the corpus and nothing else"
         return None
+
+
+def _check_text(sql: str) -> None:
+    try:
+        sql.encode()
+    except UnicodeEncodeError as error:
+        reason = f"holds {sql[error.start]!r}, which is no Unicode character"
+        raise QueryError(f"the statement {reason}") from None
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
