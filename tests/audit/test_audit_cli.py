@@ -138,6 +138,29 @@ def test_batches_are_the_steps_of_the_plan(recipe: Path, cache: str) -> None:
     assert found["n"] == found["agree"] == sum(row["part"] == "heard" for row in rows)
 
 
+def test_batches_of_a_run_are_the_steps_that_it_has_done(
+    recipe: Path, cache: str, tmp_path: Path
+) -> None:
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    (run_folder / "recipe.yaml").write_text(recipe.read_text())
+    lines = [{"kind": kind, "step": step} for step in (1, 2, 3) for kind in ("train", "eval")]
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sql = "SELECT min(step) AS first, max(step) AS last FROM batches"
+    options = (str(recipe.parent / "heard"), sql, "--cache", cache, "--format", "json")
+
+    def found(*more: str) -> list[dict[str, int]]:
+        rows: list[dict[str, int]] = json.loads(run(*options, "--run", str(run_folder), *more))
+        return rows
+
+    assert found() == [{"first": 0, "last": 2}]
+    assert found("--steps", "30:32") == [{"first": 30, "last": 31}]
+    assert found("--steps", "2") == [{"first": 0, "last": 1}]
+    for wrong in ("0", "5:5", "a", "1:b", "-3", "7:"):
+        with pytest.raises(QueryError, match="FIRST:END"):
+            found("--steps", wrong)
+
+
 def test_the_planned_mixture_is_held_against_the_weights(recipe: Path, cache: str) -> None:
     heard = str(recipe.parent / "heard")
     folder = str(recipe.parent)  # a run is a folder with its recipe

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from omni_diffusion.audit.named import Value
 
 _CACHE = Path("~/.cache/omni-diffusion/audit")
+_PLANNED_STEPS = 1_000
+_TRAINED_STEPS = 10_000
+"""Of a run's steps, as many as make a table of a few million rows."""
 
 
 def command(
@@ -36,7 +39,11 @@ def command(
     run: Path | None = typer.Option(
         None, "--run", help="A training recipe, or the folder of a run: fills batches and weights."
     ),
-    steps: int = typer.Option(1000, min=1, help="Steps of --run that batches holds."),
+    steps: str = typer.Option(
+        "",
+        help="Steps of --run that batches holds: N, or FIRST:END. By default those that a run has "
+        "done (the last 10,000), and of a recipe the first 1,000.",
+    ),
     weights: Path | None = typer.Option(
         None, "--weights", help="YAML file of the mixture as configured: weights: {NAME: NUMBER}."
     ),
@@ -164,20 +171,38 @@ def _check_view(view: str, audit: Audit, *, has_run: bool) -> None:
         raise QueryError(f"{view} needs a training run: --run RECIPE")
 
 
-def _training(path: Path, steps: int) -> tuple[dict[str, float], Callable[[], pa.Table]]:
-    """Configured weights of a run, and what plans its first steps."""
+def _training(path: Path, steps: str) -> tuple[dict[str, float], Callable[[], pa.Table]]:
+    """Configured weights of a run, and what plans its steps."""
     from omni_diffusion.recipe import load_recipe
     from omni_diffusion.training.opening import open_data
     from omni_diffusion.training.planned import planned_table
     from omni_diffusion.training.recipe import PlanRecipe
 
     recipe = load_recipe(path / "recipe.yaml" if path.is_dir() else path, PlanRecipe)
+    first, end = _steps(path, steps)
 
     def plan_steps() -> pa.Table:
         with progress("plan", "steps") as update:
-            return planned_table(open_data(recipe.data), 0, steps, update)
+            return planned_table(open_data(recipe.data), first, end, update)
 
     return {name: source.weight for name, source in recipe.data.sources.items()}, plan_steps
+
+
+def _steps(path: Path, text: str) -> tuple[int, int]:
+    """First step, and the one to end before."""
+    from omni_diffusion.audit.guard import QueryError
+    from omni_diffusion.training.metrics_file import NAME, read_metrics
+
+    if text:
+        first, _, end = text.rpartition(":")
+        numbers = (first or "0", end)
+        if not all(n.isascii() and n.isdigit() for n in numbers) or int(end) <= int(numbers[0]):
+            raise QueryError(f"--steps {text}: expected N, or FIRST:END with FIRST below END")
+        return int(numbers[0]), int(end)
+    if not (path / NAME).is_file():
+        return 0, _PLANNED_STEPS
+    done = max((record["step"] for record in read_metrics(path)), default=0)
+    return max(0, done - _TRAINED_STEPS), done
 
 
 def _print_views(form: str) -> None:
