@@ -278,8 +278,12 @@ def test_an_unfinished_corpus_is_audited_as_far_as_it_goes(tmp_path: Path) -> No
         ]
         assert any("not finished" in note for note in audit.notes)
         assert any("2 sidecars" in note for note in audit.notes)
-    with pytest.raises(CorpusError, match="there is no corpus here"):
+    with pytest.raises(CorpusError, match=r"there is no corpus here.*sidecars of shards$"):
         Audit(tmp_path / "nothing")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/0.tar").touch()
+    with pytest.raises(CorpusError, match="become a corpus with `omni-diffusion tokenize`"):
+        Audit(tmp_path / "media")
 
 
 def test_missing_and_damaged_shards_are_reported(tmp_path: Path) -> None:

@@ -99,6 +99,17 @@ def test_labels_that_vanish_are_a_drift(tmp_path: Path) -> None:
     assert found.changes[-1].relabelled == 60
 
 
+def test_codes_of_other_tokenizers_are_not_compared(tmp_path: Path) -> None:
+    old, new = make_varied(tmp_path / "old", per_shard=4).root, tmp_path / "new"
+    make_varied(new, per_shard=4, fingerprints=FINGERPRINTS | {"image": "magvit2-other"})
+    with Audit(new, against=old, cache=tmp_path / "cache") as audit:
+        found = compare(audit)
+        assert audit.notes == ["image tokens are of different tokenizers: codes were not compared"]
+    names = {d.name for d in found.drifts}
+    assert "speech codes" in names and not any("image" in n and "codes" in n for n in names)
+    assert ("image tokens by", "magvit2-other", "magvit2-demo-1") in found.corpora
+
+
 def replace_record(sample: Sample, **fields: str) -> Sample:
     record = replace(sample.record, **fields)
     return build_sample(sample.key, record, sample.streams, sample.spans)

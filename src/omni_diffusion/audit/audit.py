@@ -171,6 +171,8 @@ class Audit:
             return
         if (table := self._made[view]()) is None:
             self._database.create_view(view, empty(view))
+            if view == "batches":
+                self.notes.append("batches is empty: name a training run with --run")
         else:
             self._database.create_table(view, table)
         self._has.add(view)

@@ -46,7 +46,7 @@ def tables() -> list[Table]:
         *("--view", "what it answers", "--set"), title="named queries", title_justify="left"
     )
     for name, query in named_queries().items():
-        needs = " Needs --against." if query.compares else ""
+        needs = " Needs --against." if query.compares else " Needs --run." * query.needs_run
         settings = "\n".join(f"{n}={p.default}: {p.about}" for n, p in query.parameters.items())
         queries.add_row(name, Text(query.summary + needs), Text(settings))
     return [*found, queries]

@@ -81,6 +81,8 @@ class CorpusSource:
         numbers = shard_numbers(self.storage, with_tar=False)
         if not numbers:
             reason = f"there is no corpus here: neither {INDEX} nor sidecars of shards"
+            if any(entry.name.endswith(".tar") for entry in self.storage.list()):
+                reason += "; media tars become a corpus with `omni-diffusion tokenize`"
             raise CorpusError(self.storage.root, reason)
         self._notes.append(f"no {INDEX}: answers are from the {len(numbers)} sidecars")
         return [sidecar_name(number) for number in numbers]
