@@ -78,7 +78,7 @@ def add_samples(run: Path) -> None:
 @given(n=st.integers(0, 3 * POINTS + 7))
 def test_thinning_keeps_the_mean_and_the_last_step(n) -> None:
     points = np.stack([np.arange(n), np.sqrt(np.arange(n))], axis=1).astype(float)
-    found = thinned(points)
+    found = thinned(points, POINTS)
     assert len(found) == min(n, POINTS)
     if n:
         edges = np.linspace(0, n, len(found) + 1).astype(int)

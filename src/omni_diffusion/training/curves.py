@@ -17,6 +17,8 @@ from omni_diffusion.training.metrics import Record
 
 POINTS: Final = 300
 """Of a line, at most."""
+FEW_POINTS: Final = 60
+"""Of a line among many, which would hide each other if they were as restless as they are."""
 
 Reals = NDArray[np.float64]
 
@@ -143,14 +145,17 @@ def _split(records: Sequence[Record], by: str) -> list[Line]:
         return lambda record: record["loss_by"][by].get(name)
 
     names = sorted({name for record in records for name in record["loss_by"][by]})
-    pairs = [_loss_lines(records, of(name), name) for name in names]
+    pairs = [_loss_lines(records, of(name), name, FEW_POINTS) for name in names]
     return [line for which in (0, 1) for line in (pair[which] for pair in pairs)]
 
 
 def _loss_lines(
-    records: Sequence[Record], value: Callable[[Record], float | None], name: str = ""
+    records: Sequence[Record],
+    value: Callable[[Record], float | None],
+    name: str = "",
+    points: int = POINTS,
 ) -> list[Line]:
-    train = _line(name or "trained", records, value)
+    train = _line(name or "trained", records, value, points=points)
     held_out = _line(name or "held out", records, value, kind="eval")
     return [train, replace(held_out, held_out=True)]
 
@@ -160,19 +165,20 @@ def _line(
     records: Sequence[Record],
     value: Callable[[Record], Any],
     kind: str = "train",
+    points: int = POINTS,
 ) -> Line:
     found = [(r["step"], value(r)) for r in records if r["kind"] == kind]
-    points = np.array([(s, v) for s, v in found if v is not None], np.float64).reshape(-1, 2)
+    given = np.array([(s, v) for s, v in found if v is not None], np.float64).reshape(-1, 2)
     if kind == "train":
-        points = thinned(points)
-    return Line(name=name, steps=points[:, 0], values=points[:, 1])
+        given = thinned(given, points)
+    return Line(name=name, steps=given[:, 0], values=given[:, 1])
 
 
-def thinned(points: Reals) -> Reals:
-    """Means of neighbouring points: [n, 2] to at most `POINTS` of them; the last step stays."""
-    if len(points) <= POINTS:
+def thinned(points: Reals, most: int) -> Reals:
+    """Means of neighbouring points: [n, 2] to at most `most` of them; the last step stays."""
+    if len(points) <= most:
         return points
-    edges = np.linspace(0, len(points), POINTS + 1).astype(int)[:-1]
+    edges = np.linspace(0, len(points), most + 1).astype(int)[:-1]
     sums = np.add.reduceat(points, edges, axis=0)
     means: Reals = sums / np.diff(edges, append=len(points))[:, None]
     means[-1, 0] = points[-1, 0]
