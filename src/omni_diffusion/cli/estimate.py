@@ -54,7 +54,13 @@ def command(
     for purpose, size in found.memory.items():
         typer.echo(f"  {purpose:<14}{size / 1e9:8.2f} GB")
     typer.echo(f"  {'sum':<14}{sum(found.memory.values()) / 1e9:8.2f} GB")
-    typer.echo(f"a step          {found.step_flops / 1e12:,.3g} TFLOP, {found.step_seconds:.3g} s")
+    flops, seconds = _short(found.step_flops / 1e12), _short(found.step_seconds)
+    typer.echo(f"a step          {flops} TFLOP, {seconds} s")
     typer.echo(f"throughput      {found.tokens_per_second:,.0f} positions/s")
-    typer.echo(f"all steps       {found.total_hours:,.1f} h")
+    typer.echo(f"all steps       {_short(found.total_hours)} h")
     typer.echo(f"assuming {efficiency:.0%} of {peak_tflops:g} TFLOP/s; estimated, not measured")
+
+
+def _short(value: float) -> str:
+    """Three digits, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
