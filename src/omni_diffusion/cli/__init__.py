@@ -19,6 +19,7 @@ from omni_diffusion.cli import (
     plan,
     run,
     select,
+    serve,
     show,
     status,
     synthesize,
@@ -50,7 +51,7 @@ _VERBS = (
     *(tokenize, synthesize, run, status, demo_media),
     *(verify, show, voices, audit, select, encode, decode),
     *(plan, batch, estimate, curves),
-    *(generate,),
+    *(generate, serve),
 )
 for _verb in _VERBS:
     app.command(_verb.__name__.rpartition(".")[2].replace("_", "-"))(_verb.command)

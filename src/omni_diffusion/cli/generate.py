@@ -35,6 +35,7 @@ def command(
     ),
     out: Path = typer.Option(Path("generated"), "-o", "--out", help="Folder for what is made."),
     tokens: int | None = typer.Option(None, min=1, help="Length, in place of the length rule."),
+    steps: int | None = typer.Option(None, min=1, help="Steps, in place of the recipe's."),
     seed: int = typer.Option(0, help="Of every draw."),
     samples: int = typer.Option(1, min=1, help="So many answers, with further seeds."),
     batch: int = typer.Option(8, min=1, help="Answers that are denoised together."),
@@ -71,7 +72,13 @@ def command(
     else:
         content = text or _read(text_file)
         single = Ask(
-            task=task, text=content, image=image, audio=audio, inpaint=inpaint, tokens=tokens
+            task=task,
+            text=content,
+            image=image,
+            audio=audio,
+            inpaint=inpaint,
+            tokens=tokens,
+            steps=steps,
         )
         single.check()
         asks = [_numbered(single, task, number, samples, seed) for number in range(samples)]

@@ -46,6 +46,7 @@ class Ask:
         messages: of `chat`, a conversation in place of `text`: `role` and `content` each.
         inpaint: a picture whose light parts are drawn anew, the rest of `image` stays.
         tokens: content of the answer, in place of the recipe's length rule.
+        steps: in place of the recipe's.
         seed: of every draw.
     """
 
@@ -57,6 +58,7 @@ class Ask:
     messages: Sequence[Mapping[str, str]] = ()
     inpaint: Media | None = None
     tokens: int | None = None
+    steps: int | None = None
     seed: int = 0
 
     def check(self) -> None:
@@ -79,8 +81,10 @@ class Ask:
             raise RequestError(f"{self.task} has no use for {_listed(surplus)}")
         if self.messages and self.task != "chat":
             raise RequestError(f"messages are for chat, not for {self.task}")
-        if self.tokens is not None and self.tokens < 1:
-            raise RequestError(f"tokens {self.tokens}: an answer has at least one")
+        for name in ("tokens", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RequestError(f"{name} {value}: an answer has at least one")
         if self.tokens is not None and self.task in ("t2i", "s2i"):
             raise RequestError(f"tokens: {self.task} draws a picture, which has 256 codes")
 
@@ -169,7 +173,7 @@ def from_json(value: Mapping[str, Any], folder: Path) -> Ask:
     for name in ("key", "text", "image", "audio", "inpaint"):
         if not isinstance(value.get(name, ""), str):
             raise RequestError(f"{name} is {type(value[name]).__name__}, not text")
-    for name in ("tokens", "seed"):
+    for name in ("tokens", "steps", "seed"):
         if name in value and type(value[name]) is not int:
             raise RequestError(f"{name} is {value[name]!r}, not a whole number")
     media = {n: folder / value[n] for n in ("image", "audio", "inpaint") if value.get(n)}
@@ -179,7 +183,7 @@ def from_json(value: Mapping[str, Any], folder: Path) -> Ask:
     messages = value.get("messages", ())
     if not isinstance(messages, list | tuple) or not all(isinstance(m, dict) for m in messages):
         raise RequestError("messages must be a list of objects with role and content")
-    plain = {n: value[n] for n in ("task", "text", "tokens", "seed") if n in value}
+    plain = {n: value[n] for n in ("task", "text", "tokens", "steps", "seed") if n in value}
     return Ask(key=key, messages=tuple(messages), **plain, **media)
 
 

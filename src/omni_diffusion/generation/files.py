@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import soundfile
@@ -76,7 +76,7 @@ def write_reply(
     return written
 
 
-def write_wav(sound: Sound, path: Path) -> None:
+def write_wav(sound: Sound, path: Path | IO[bytes]) -> None:
     """Write 16-bit samples; a sound that is too loud is turned down as a whole.
 
     Raises:

@@ -53,7 +53,7 @@ KINDS: Final = {
 
 PICTURE_CODES: Final = SIDE_CODES**2
 ANSWER_PIXELS: Final = 256
-_FEATURES_PER_CODE: Final = 80 / 60
+SPEECH_CODES_PER_FRAME: Final = 60 / 80
 """SenseVoice gives a frame for 60 ms, speech codes come every 80 ms."""
 
 
@@ -86,8 +86,34 @@ def prepare_ask(ask: Ask, model: Dream, kit: Kit, recipe: GenerationRecipe) -> P
         MediaError: a file cannot be used.
     """
     ask.check()
+    return lay_out(ask, *_prompt(ask, model, kit, recipe), model, kit, recipe)
+
+
+def lay_out(
+    ask: Ask,
+    ids: Tensor,
+    inserts: Inserts | None,
+    counted: Counted,
+    model: Dream,
+    kit: Kit,
+    recipe: GenerationRecipe,
+) -> Prepared:
+    """Put a hidden answer behind a prompt.
+
+    Args:
+        ask: task, length, seed, and what is painted into.
+        ids: int64 [n], the prompt.
+        inserts: vectors in place of some of its embeddings.
+        counted: what of it the length rules count.
+        model: must be able to read all of it.
+        kit: its tokenizers.
+        recipe: how the task is answered.
+
+    Raises:
+        RequestError: too long for the model.
+        MediaError: a picture cannot be used.
+    """
     task = recipe.task(ask.task)
-    ids, inserts, counted = _prompt(ask, model, kit, recipe)
     content = ask.tokens or task.length.length(counted.text, counted.speech)
     answer = _Answer(kit).build(KINDS[ask.task], content, task)
     if ask.inpaint is not None:
@@ -102,6 +128,8 @@ def prepare_ask(ask: Ask, model: Dream, kit: Kit, recipe: GenerationRecipe) -> P
         seed=ask.seed,
     )
     sampler = task.sampler_for(len(answer.ids))
+    if ask.steps is not None:
+        sampler = sampler.model_copy(update={"steps": ask.steps})
     if sampler.guidance > 0:
         compared = _unconditional(ask, kit, task, ids)
         request = replace(request, unconditional=compared)
@@ -151,7 +179,7 @@ def _prompt(
         with torch.no_grad():
             (vectors,) = model.embed_speech([features.to(device)])
         inserts = Inserts(torch.from_numpy(sequence.audio_indices[0]).long(), vectors)
-        frames = round(frames / _FEATURES_PER_CODE)
+        frames = round(frames * SPEECH_CODES_PER_FRAME)
     counted = Counted(text=len(kit.text.encode(ask.text)), speech=frames)
     return torch.from_numpy(sequence.ids).long(), inserts, counted
 

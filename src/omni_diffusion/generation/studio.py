@@ -123,7 +123,9 @@ class Studio:
             group = asks[at : at + batch]
             laid = [self._prepared(ask) for ask in group]
             ready = [item for item in laid if isinstance(item, Prepared)]
-            replies = iter(self._batch(ready, keep_history, decode, on_step) if ready else [])
+            replies = iter(
+                self.denoise(ready, keep_history=keep_history, decode=decode, on_step=on_step)
+            )
             for item in laid:
                 yield item if isinstance(item, Failed) else next(replies)
 
@@ -141,13 +143,15 @@ class Studio:
         except OmniError as error:
             return Failed(key=ask.key, reason=str(error))
 
-    def _batch(
+    def denoise(
         self,
         ready: Sequence[Prepared],
-        keep_history: bool,
-        decode: bool,
-        on_step: Callable[[int, int], None] | None,
+        *,
+        keep_history: bool = False,
+        decode: bool = True,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> list[Reply]:
+        """Answer one batch of requests that are laid out; see `answer`."""
         start = time.perf_counter()
         state = prepare(
             self.model.config,
