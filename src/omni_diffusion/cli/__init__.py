@@ -15,6 +15,7 @@ from omni_diffusion.cli import (
     demo_media,
     encode,
     estimate,
+    evaluate,
     generate,
     plan,
     run,
@@ -51,7 +52,7 @@ _VERBS = (
     *(tokenize, synthesize, run, status, demo_media),
     *(verify, show, voices, audit, select, encode, decode),
     *(plan, batch, estimate, curves),
-    *(generate, serve),
+    *(generate, serve, evaluate),
 )
 for _verb in _VERBS:
     app.command(_verb.__name__.rpartition(".")[2].replace("_", "-"))(_verb.command)

@@ -48,6 +48,15 @@ def generation_recipe(
         return load_recipe(file, GenerationRecipe, changes)
 
 
+def weights_folder(checkpoint: str) -> Path | None:
+    """Where the weights lie, if that is a local folder."""
+    folder = Path(checkpoint)
+    inner = folder / "model"
+    if not (folder / "config.json").is_file() and inner.is_dir():
+        return inner
+    return folder if folder.is_dir() else None
+
+
 def open_studio(
     checkpoint: str,
     recipe: GenerationRecipe,

@@ -9,7 +9,7 @@ normalization, with an interval and the best that guessing could do: always the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -96,12 +96,55 @@ def questions(
         )
 
 
-def compare(asked: Sequence[Question], replies: Sequence[Reply]) -> dict[str, Any]:
-    """Scores of all answers, task by task."""
-    groups: dict[str, list[tuple[Question, Reply]]] = {}
-    for question, reply in zip(asked, replies, strict=True):
-        groups.setdefault(question.prepared.ask.task, []).append((question, reply))
-    return {task: _score(pairs) for task, pairs in sorted(groups.items())}
+def run(
+    studio: Studio,
+    asked: Sequence[Question],
+    *,
+    batch: int,
+    on_answer: Callable[[dict[str, Any]], None],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Answer all questions and score them, task by task.
+
+    Args:
+        studio: model and recipe.
+        asked: from `questions`.
+        batch: answers that are denoised together.
+        on_answer: gets every answer beside what was expected.
+        on_progress: called with answers done and all.
+
+    Returns:
+        For each task: `task`, `scores`, `mean_steps`, `forwards`, `seconds` and `items`.
+    """
+    groups: dict[str, list[Question]] = {}
+    for question in asked:
+        groups.setdefault(question.prepared.ask.task, []).append(question)
+    done, rows = 0, []
+    for task, of_task in sorted(groups.items()):
+        pairs: list[tuple[Question, Reply]] = []
+        forwards, seconds = 0, 0.0
+        for at in range(0, len(of_task), batch):
+            part = of_task[at : at + batch]
+            replies = studio.denoise([question.prepared for question in part], decode=False)
+            pairs += zip(part, replies, strict=True)
+            forwards, seconds = forwards + replies[0].forwards, seconds + replies[0].seconds
+            for pair in pairs[at:]:
+                on_answer(row(*pair))
+            done += len(part)
+            if on_progress is not None:
+                on_progress(done, len(asked))
+        rows.append(
+            {
+                "task": task,
+                "steps": None,
+                "items": len(pairs),
+                "mean_steps": sum(reply.answer.steps for _, reply in pairs) / len(pairs),
+                "forwards": forwards,
+                "seconds": round(seconds, 3),
+                "scores": _score(pairs),
+            }
+        )
+    return rows
 
 
 def row(question: Question, reply: Reply) -> dict[str, Any]:
@@ -121,7 +164,7 @@ def _samples(corpus: Corpus, keys: Sequence[str] | None) -> Iterator[Sample]:
     for key in keys:
         try:
             yield corpus.get(key)
-        except (KeyError, CorpusError) as error:
+        except CorpusError as error:
             raise BenchmarkError(f"{corpus.storage.root}: {error}") from None
 
 
@@ -197,11 +240,13 @@ def _score(pairs: Sequence[tuple[Question, Reply]]) -> dict[str, Any]:
         right = sum(e == a for e, a in plain)
         low, high = wilson(right, len(plain))
         commonest = Counter(e for e, _ in plain).most_common(1)[0][1]
+        words = word_errors(expected, answers)
         found |= {
+            "wer": round(words.wer, 4),
             "answers_equal": round(right / len(plain), 4),
             "interval_95": [round(low, 4), round(high, 4)],
             "guessing_the_commonest": round(commonest / len(plain), 4),
-            "words": word_errors(expected, answers).facts(),
+            "words": words.facts(),
         }
     shares: dict[str, list[float]] = {}
     for question, reply in pairs:
@@ -209,7 +254,7 @@ def _score(pairs: Sequence[tuple[Question, Reply]]) -> dict[str, Any]:
             shares.setdefault(name, []).append(_right(wanted, codes))
     for name, values in shares.items():
         found[f"{name}_codes_right"] = round(sum(values) / len(values), 4)
-        found[f"{name}s_with_90_percent_right"] = sum(value >= 0.9 for value in values)
+        found[f"{name}_answers_with_90_percent_right"] = sum(value >= 0.9 for value in values)
     return found
 
 

@@ -81,8 +81,8 @@ def write(folder: Path, results: Mapping[str, Any], benchmark: str) -> str:
     rows = results["by_steps"]
     shown = table(rows)
     (folder / "table.md").write_text(shown + "\n")
-    if len(rows) > 1:
-        plot(rows, _PLOTTED.get(benchmark, ()), folder / "quality.png")
+    if len(rows) > 1 and benchmark in _PLOTTED:
+        plot(rows, _PLOTTED[benchmark], folder / "quality.png")
     return shown
 
 
@@ -90,11 +90,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Scores against steps in Markdown: a row for each number of steps."""
     numbers = [_numbers(row["scores"]) for row in rows]
     names = list(dict.fromkeys(name for row in numbers for name in row))
-    heads = ["steps", "items", *names, "forwards", "seconds"]
+    tasks = ["task"] if any("task" in row for row in rows) else []
+    heads = [*tasks, "steps", "items", *names, "forwards", "seconds"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row, scores in zip(rows, numbers, strict=True):
         steps = f"{row['mean_steps']:.4g}"
-        cells = [steps, row["items"], *(_short(scores.get(name)) for name in names)]
+        cells = [
+            *(row[name] for name in tasks),
+            steps,
+            row["items"],
+            *(_short(scores.get(name)) for name in names),
+        ]
         cells += [row["forwards"], row["seconds"]]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)

@@ -1,0 +1,177 @@
+"""Samples of a token corpus as questions, and what an answer that is known scores."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from checkpoints import FINGERPRINTS, demo_checkpoint, demo_dream
+from omni_diffusion.cli import app
+from omni_diffusion.corpus.corpus import Corpus
+from omni_diffusion.corpus.index import compact
+from omni_diffusion.corpus.record import Record
+from omni_diffusion.corpus.sample import BY_NAME, build_sample
+from omni_diffusion.corpus.shard import write_shard
+from omni_diffusion.corpus.storage import Storage
+from omni_diffusion.errors import FingerprintError
+from omni_diffusion.generation.evaluation import corpus as against
+from omni_diffusion.generation.evaluation.items import BenchmarkError
+from omni_diffusion.generation.generation_recipe import GenerationRecipe
+from omni_diffusion.generation.kit import Kit, Names
+from omni_diffusion.generation.reply import Parts
+from omni_diffusion.generation.studio import Studio
+from omni_diffusion.tokenize.chat import Modality, content_pieces, tokenize_pieces
+from omni_diffusion.tokenize.prompts import task_messages
+from omni_diffusion.tokenize.spans import discrete_speech, to_corpus
+from omni_diffusion.tokenize.text import TextTokenizer
+
+TEXT = TextTokenizer.from_pretrained("demo")
+RECIPE = GenerationRecipe.from_preset(t2i={"sampler": {"steps": 2}})
+STUDIO = Studio(demo_dream(), Kit(TEXT, Names(), FINGERPRINTS), RECIPE)
+CODES = np.arange(256) * 7
+SPOKEN = np.arange(30) * 5
+
+
+def sample(key: str, task: str, asked: str, answer: str):
+    """One tokenized record; every picture has `CODES`, every sound `SPOKEN`."""
+    messages = [*task_messages(task, asked), {"role": "assistant", "content": answer}]
+    text = "".join(message["content"] for message in messages)
+    images, audios = text.count("<|image|>"), text.count("<|audio|>")
+    pieces = [
+        replace(piece, modality=Modality.IMAGE_256) if piece.modality == 2 else piece
+        for piece in discrete_speech(content_pieces(key, messages, images=images, audios=audios))
+    ]
+    ids, table = tokenize_pieces(pieces, TEXT, [len(SPOKEN)] * audios)
+    media = {"image256": CODES, "speech": SPOKEN}
+    counts = {"image256": images, "speech": audios}
+    streams = {name: np.tile(media[name], n) for name, n in counts.items() if n}
+    record = {
+        "messages": messages,
+        "images": ["i.png"] * images,
+        "audios": ["a.wav"] * audios,
+        "task": task,
+    }
+    assert BY_NAME["image256"].code == Modality.IMAGE_256
+    return build_sample(
+        key, Record.from_dict(record, key), {"text": ids, **streams}, to_corpus(table)
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("corpus")
+    made = [
+        sample("a", "t2i", "A red ball.", "<|image|>"),
+        sample("b", "asr", "", "I can see it."),
+        sample("c", "tts", "Is this it?", "<|audio|>"),
+        sample("d", "vqa", "What colour?", "red"),
+        sample("e", "vqa", "What shape?", "ball"),
+        sample("f", "text", "Hello!", "Hello."),
+    ]
+    write_shard(Storage(root), 0, made, FINGERPRINTS)
+    compact(Storage(root))
+    return root
+
+
+def questions(folder, **chosen):
+    return list(against.questions(STUDIO, Corpus(folder), **chosen))
+
+
+def test_a_question_is_the_conversation_without_its_answer(folder):
+    asked = {question.prepared.ask.key: question for question in questions(folder)}
+    assert set(asked) == set("abcdef")
+    drawn = asked["a"].prepared
+    shown = TEXT.decode(drawn.request.ids[: drawn.prompt].numpy())
+    assert shown == (
+        "<|im_start|>user\nGenerate an image based on the provided text description.\n"
+        "A red ball.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert asked["a"].picture.tolist() == CODES.tolist() and asked["a"].text == ""
+    assert asked["c"].speech.tolist() == SPOKEN.tolist()
+    assert (asked["b"].text, asked["f"].text) == ("I can see it.", "Hello.")
+    assert asked["f"].prepared.ask.task == "chat"
+    # As a user's request is laid out: 3.5 codes for each token of the sentence alone.
+    spoken = asked["c"].prepared.request
+    content = max(int(np.ceil(3.5 * len(TEXT.encode("Is this it?")))), 16)
+    newline = len(TEXT.encode("\n"))
+    assert len(spoken.ids) - spoken.answer_start == 1 + content + 2 + newline
+
+
+def test_what_is_expected_scores_all_and_something_else_less(folder, monkeypatch):
+    asked, said, rows = questions(folder), {}, []
+    monkeypatch.setattr(
+        STUDIO, "denoise", lambda ready, **_: [said[prepared.ask.key] for prepared in ready]
+    )
+    real = Studio.denoise
+    for question in asked:
+        reply = real(STUDIO, [question.prepared], decode=False)[0]
+        text = "green" if question.prepared.ask.key == "e" else question.text
+        parts = Parts(
+            text=text,
+            picture=question.picture,
+            filled=0,
+            speech=None if question.speech is None else np.r_[question.speech[:15], [1] * 15],
+            ended=True,
+        )
+        said[question.prepared.ask.key] = replace(reply, parts=parts)
+    found = {
+        row["task"]: row["scores"]
+        for row in against.run(STUDIO, asked, batch=2, on_answer=rows.append)
+    }
+    assert found["t2i"]["picture_codes_right"] == 1.0
+    assert found["t2i"]["picture_answers_with_90_percent_right"] == 1
+    assert found["tts"]["speech_codes_right"] == 0.5
+    assert found["tts"]["speech_answers_with_90_percent_right"] == 0
+    assert found["asr"]["wer"] == 0.0 and found["chat"]["answers_equal"] == 1.0
+    vqa = found["vqa"]
+    assert (vqa["answers_equal"], vqa["guessing_the_commonest"]) == (0.5, 0.5)
+    assert vqa["interval_95"] == pytest.approx([0.0945, 0.9055], abs=1e-4)
+    by_key = {row["key"]: row for row in rows}
+    assert by_key["e"] == {"key": "e", "task": "vqa", "expected": "ball", "answer": "green"}
+    assert len(rows) == 6
+
+
+def test_some_samples_only(folder):
+    assert [q.prepared.ask.key for q in questions(folder, task="vqa")] == ["d", "e"]
+    assert [q.prepared.ask.key for q in questions(folder, keys=["e", "a"])] == ["e", "a"]
+    assert len(questions(folder, limit=3)) == 3
+    with pytest.raises(BenchmarkError, match="no sample to ask of svqa"):
+        questions(folder, task="svqa")
+    with pytest.raises(BenchmarkError, match="'zz'"):
+        questions(folder, keys=["zz"])
+
+
+def test_a_corpus_of_other_tokenizers_is_refused(tmp_path):
+    other = tmp_path / "other"
+    write_shard(Storage(other), 0, [sample("a", "t2i", "x", "<|image|>")], {"image": "magvit2-x"})
+    compact(Storage(other))
+    with pytest.raises(FingerprintError, match="trained with magvit2-demo"):
+        questions(other)
+
+
+def test_the_verb_writes_table_and_results(folder, tmp_path):
+    demo_checkpoint(tmp_path / "model")
+    options = ["--suite", "corpus", "--data", str(folder), "-o", str(tmp_path / "out"), "--json"]
+    done = CliRunner().invoke(app, ["evaluate", str(tmp_path / "model"), *options])
+    assert done.exit_code == 0, done.output
+    kept = json.loads((tmp_path / "out/results.json").read_text())
+    assert [row["task"] for row in kept["by_steps"]] == ["asr", "chat", "t2i", "tts", "vqa"]
+    assert kept["data"]["corpus_digest"] == Corpus(folder).manifest.digest
+    assert len((tmp_path / "out/answers.jsonl").read_text().splitlines()) == 6
+    assert (tmp_path / "out/table.md").read_text().startswith("| task | steps | items |")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--suite", "tts", "--data", "none"], "none: no such folder"),
+        (["--suite", "asr", "--data", "x", "--steps", "9,a"], "expected whole numbers"),
+        (["--suite", "corpus", "--data", "x", "--steps", "9"], "--set TASK.sampler.steps"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_loaded(options, message):
+    done = CliRunner().invoke(app, ["evaluate", "no-checkpoint", *options])
+    assert message in str(done.exception)
