@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from asked_corpus import CODES, SPOKEN, asked_corpus, sample
 from checkpoints import FINGERPRINTS, demo_checkpoint, demo_dream
 from omni_diffusion.cli import app
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.index import compact
-from omni_diffusion.corpus.record import Record
-from omni_diffusion.corpus.sample import BY_NAME, build_sample
 from omni_diffusion.corpus.shard import write_shard
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import FingerprintError
@@ -23,57 +22,16 @@ from omni_diffusion.generation.generation_recipe import GenerationRecipe
 from omni_diffusion.generation.kit import Kit, Names
 from omni_diffusion.generation.reply import Parts
 from omni_diffusion.generation.studio import Studio
-from omni_diffusion.tokenize.chat import Modality, content_pieces, tokenize_pieces
-from omni_diffusion.tokenize.prompts import task_messages
-from omni_diffusion.tokenize.spans import discrete_speech, to_corpus
 from omni_diffusion.tokenize.text import TextTokenizer
 
 TEXT = TextTokenizer.from_pretrained("demo")
 RECIPE = GenerationRecipe.from_preset(t2i={"sampler": {"steps": 2}})
 STUDIO = Studio(demo_dream(), Kit(TEXT, Names(), FINGERPRINTS), RECIPE)
-CODES = np.arange(256) * 7
-SPOKEN = np.arange(30) * 5
-
-
-def sample(key: str, task: str, asked: str, answer: str):
-    """One tokenized record; every picture has `CODES`, every sound `SPOKEN`."""
-    messages = [*task_messages(task, asked), {"role": "assistant", "content": answer}]
-    text = "".join(message["content"] for message in messages)
-    images, audios = text.count("<|image|>"), text.count("<|audio|>")
-    pieces = [
-        replace(piece, modality=Modality.IMAGE_256) if piece.modality == 2 else piece
-        for piece in discrete_speech(content_pieces(key, messages, images=images, audios=audios))
-    ]
-    ids, table = tokenize_pieces(pieces, TEXT, [len(SPOKEN)] * audios)
-    media = {"image256": CODES, "speech": SPOKEN}
-    counts = {"image256": images, "speech": audios}
-    streams = {name: np.tile(media[name], n) for name, n in counts.items() if n}
-    record = {
-        "messages": messages,
-        "images": ["i.png"] * images,
-        "audios": ["a.wav"] * audios,
-        "task": task,
-    }
-    assert BY_NAME["image256"].code == Modality.IMAGE_256
-    return build_sample(
-        key, Record.from_dict(record, key), {"text": ids, **streams}, to_corpus(table)
-    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("corpus")
-    made = [
-        sample("a", "t2i", "A red ball.", "<|image|>"),
-        sample("b", "asr", "", "I can see it."),
-        sample("c", "tts", "Is this it?", "<|audio|>"),
-        sample("d", "vqa", "What colour?", "red"),
-        sample("e", "vqa", "What shape?", "ball"),
-        sample("f", "text", "Hello!", "Hello."),
-    ]
-    write_shard(Storage(root), 0, made, FINGERPRINTS)
-    compact(Storage(root))
-    return root
+    return asked_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def questions(folder, **chosen):
