@@ -88,3 +88,20 @@ class SourceError(OmniError):
 
 class JobError(OmniError):
     """A job cannot start or cannot go on."""
+
+
+class TrainingError(OmniError):
+    """Training cannot start or cannot go on."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint of a run is damaged, or belongs to another run.
+
+    Attributes:
+        path: its folder.
+        reason: what is wrong, in words.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path, self.reason = str(path), reason
+        super().__init__(f"{path}: {reason}")

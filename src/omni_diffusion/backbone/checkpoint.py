@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,10 +20,10 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from omni_diffusion.backbone.config import DreamConfig, rows_before_extension
-from omni_diffusion.backbone.dream import Dream, keyed_normal
+from omni_diffusion.backbone.dream import Dream, keyed_normal, put_whole
 from omni_diffusion.errors import WeightsError
 from omni_diffusion.tokenize.speech.published_config import fill, read_json, subsection
 from omni_diffusion.tokenize.speech.sanm import SenseVoiceConfig
@@ -51,6 +51,7 @@ def load_dream(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    lay_out: Callable[[Dream], None] | None = None,
 ) -> Dream:
     """Build the model that a checkpoint describes and fill it.
 
@@ -64,6 +65,7 @@ def load_dream(
         device: where the model goes.
         dtype: of its parameters.
         seed: of fresh rows and projectors.
+        lay_out: called on the model before it has memory, to shard it.
 
     Raises:
         WeightsError: files are absent, damaged, or do not fit the model or the vocabulary.
@@ -82,7 +84,10 @@ def load_dream(
         speech_config = speech
     with torch.device("meta"):
         model = Dream(config, speech_config)
-    model = model.to(dtype).to_empty(device=device)
+    model = model.to(dtype)
+    if lay_out is not None:
+        lay_out(model)
+    model = model.to_empty(device=device)
     learned = None if vocabulary is None else rows_before_extension(vocabulary)
     fresh = () if held else (ENCODER_PREFIX, PROJECTOR_PREFIX)
     load_checkpoint(model, folder, learned_rows=learned, fresh=fresh, seed=seed)
@@ -140,12 +145,12 @@ def load_checkpoint(
         if key in extended:
             assert learned_rows is not None
             tensor = _extend(key, tensor, learned_rows, len(targets[key]), scale, seed)
-        _put(targets[key], tensor)
+        put_whole(targets[key], tensor)
     for key in drawn:
         fresh_tensor = keyed_normal(key, tuple(targets[key].shape), seed) * scale
         if "norm" in key:
             fresh_tensor = torch.full(targets[key].shape, float(key.endswith("weight")))
-        _put(targets[key], fresh_tensor)
+        put_whole(targets[key], fresh_tensor)
 
 
 @torch.no_grad()
@@ -258,16 +263,6 @@ def _extend(
     noise = keyed_normal(key, (rows - learned_rows, tensor.shape[1]), seed)
     extended[learned_rows:] = noise.mul_(scale).add_(mean)
     return extended
-
-
-def _put(target: Tensor, tensor: Tensor) -> None:
-    """Copy a whole tensor into a parameter, or this process's part of it."""
-    if isinstance(target, DTensor):
-        # Every process reads the file, so nothing needs to be sent.
-        tensor = distribute_tensor(
-            tensor.to(target.device), target.device_mesh, target.placements, src_data_rank=None
-        )
-    target.copy_(tensor)
 
 
 def _speech_config(folder: Path) -> SenseVoiceConfig:

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from omni_diffusion.backbone.attention import Segments, attend, rotary_tables, rotate
 from omni_diffusion.backbone.config import DreamConfig
@@ -110,10 +113,16 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and feed-forward."""
+    """Pre-norm attention and feed-forward.
+
+    Attributes:
+        recompute: keep only the input, and compute the rest again for the gradient (activation
+            checkpointing).
+    """
 
     def __init__(self, config: DreamConfig, number: int) -> None:
         super().__init__()
+        self.recompute = False
         self.self_attn = Attention(config, number)
         self.mlp = FeedForward(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -127,6 +136,19 @@ class Layer(nn.Module):
         cache: KeyValues | None = None,
     ) -> Tensor:
         """Map [T, hidden size] to the same."""
+        if self.recompute and torch.is_grad_enabled():
+            again = partial(checkpoint, use_reentrant=False)
+            recomputed: Tensor = again(self._compute, x, tables, segments, cache)
+            return recomputed
+        return self._compute(x, tables, segments, cache)
+
+    def _compute(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor],
+        segments: Segments,
+        cache: KeyValues | None,
+    ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), tables, segments, cache)
         mapped: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return mapped
@@ -254,7 +276,17 @@ def initialise(model: Dream, seed: int) -> None:
             parameter.zero_()
         else:
             fresh = keyed_normal(name, tuple(parameter.shape), seed)
-            parameter.copy_(fresh * model.config.initializer_range)
+            put_whole(parameter, fresh * model.config.initializer_range)
+
+
+def put_whole(target: Tensor, tensor: Tensor) -> None:
+    """Copy a whole tensor into a parameter, or this process's part of it where it is sharded."""
+    if isinstance(target, DTensor):
+        # Every process has the whole, so nothing needs to be sent.
+        tensor = distribute_tensor(
+            tensor.to(target.device), target.device_mesh, target.placements, src_data_rank=None
+        )
+    target.copy_(tensor)
 
 
 def keyed_normal(key: str, shape: tuple[int, ...], seed: int) -> Tensor:

@@ -25,6 +25,7 @@ from omni_diffusion.cli import (
     status,
     synthesize,
     tokenize,
+    train,
     verify,
     voices,
 )
@@ -51,7 +52,7 @@ def _root(
 _VERBS = (
     *(tokenize, synthesize, run, status, demo_media),
     *(verify, show, voices, audit, select, encode, decode),
-    *(plan, batch, estimate, curves),
+    *(plan, batch, estimate, train, curves),
     *(generate, serve, evaluate),
 )
 for _verb in _VERBS:

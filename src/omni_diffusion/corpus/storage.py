@@ -30,7 +30,7 @@ TEMPORARY = ".tmp-"
 
 _CHUNK = 1 << 20
 _READ_AHEAD = 16 << 20
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PUT_ATTEMPTS = 5
 
 
@@ -178,7 +178,7 @@ class Storage:
                 path.replace(target)
             else:
                 self._link(path, target, name)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def publish_bytes(self, data: bytes, name: str, *, replace: bool = False) -> None:
         """`publish` of bytes that are at hand."""
@@ -305,7 +305,7 @@ class Storage:
             missing = "file" if self.is_local else "file or bucket"
             raise StorageError(self.path(name), f"there is no such {missing}") from None
         except OSError as error:
-            kind = DiskFullError if error.errno in _NO_ROOM else StorageError
+            kind = DiskFullError if error.errno in NO_ROOM else StorageError
             raise kind(self.path(name), _why(error)) from error
         except Exception as error:
             # Clients of object stores have exception families of their own.
@@ -360,12 +360,12 @@ class RangedFile(io.RawIOBase):
 def _why(error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"{error}; install the extra for this kind of URL, e.g. omni-diffusion[s3]"
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"the disk is full ({error.strerror})"
     return str(error) or type(error).__name__
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

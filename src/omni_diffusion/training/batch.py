@@ -7,9 +7,9 @@ model reads: hidden tokens, and with prompt dropout whole prompts, are the mask 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +124,24 @@ class Batch:
         """Part of the positions that samples and their tail pads take."""
         return float(np.count_nonzero(self.segments)) / max(self.segments.size, 1)
 
+    def parts(self, rows: int) -> Iterator[Batch]:
+        """The batch cut into batches of at most so many rows; the first one has all faults."""
+        length, samples = self.ids.shape[1], self.samples
+        for first in range(0, len(self.ids), rows):
+            stop = min(first + rows, len(self.ids))
+            mine = slice(*np.searchsorted(samples.row, [first, stop]).tolist())
+            columns = {field.name: getattr(samples, field.name)[mine] for field in fields(Samples)}
+            bounds = [first * length, stop * length]
+            heard = slice(*np.searchsorted(self.feature_starts, bounds).tolist())
+            yield replace(
+                self,
+                **{name: getattr(self, name)[first:stop] for name in _BY_ROW},
+                samples=replace(samples, **columns | {"row": columns["row"] - first}),
+                feature_starts=self.feature_starts[heard] - first * length,
+                features=self.features[heard],
+                faults=self.faults if first == 0 else (),
+            )
+
     @property
     def cu_seqlens(self) -> NDArray[np.int32]:
         """Bounds of all segments of the flattened rows, from 0 to R L; padding is one, too."""
@@ -131,6 +149,12 @@ class Batch:
         starts = np.flatnonzero(np.diff(flat, prepend=-1))
         at_row = np.arange(0, flat.size, max(self.segments.shape[1], 1))
         return np.append(np.union1d(starts, at_row), flat.size).astype(np.int32)
+
+
+_BY_ROW: Final = (
+    *("ids", "inputs", "supervised", "masked", "loss_weight", "tail"),
+    *("positions", "segments", "modality"),
+)
 
 
 def build_batch(

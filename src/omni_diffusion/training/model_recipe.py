@@ -59,8 +59,8 @@ class ModelRecipe(Recipe):
     #: How recordings come in: as codes, or as features through the encoder and a projector.
     speech_encoder: str | None = None
     #: SenseVoice weights, where speech is features and the checkpoint holds no encoder.
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    #: Of computation.
+    dtype: Literal["float64", "float32", "bfloat16"] = "bfloat16"
+    #: Of computation. What is trained is kept in float32 at least; float64 is for comparisons.
     compile: bool = False
     activation_checkpointing: bool = False
     #: Keep only each layer's input, and compute the rest again on the way back.

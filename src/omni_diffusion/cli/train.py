@@ -1,0 +1,68 @@
+"""`omni-diffusion train`: from a recipe to a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from omni_diffusion.training.train import Outcome
+
+
+def command(
+    recipe: Path = typer.Argument(help="A training recipe, e.g. training/demo.yaml."),
+    overrides: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE]...", help="Set recipe keys, e.g. optim.steps=100."
+    ),
+    out: Path = typer.Option(None, "--out", help="Folder of the run.  [default: runs/RECIPE]"),
+    launcher: Literal["none", "ray"] = typer.Option(
+        "none", help="ray: on the workers of run.ray. Under torchrun it stays none."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Train a model, or go on with a run.
+
+    The same command after a crash, a kill or Ctrl-C goes on from the newest checkpoint and ends as
+    if nothing had happened. On several GPUs: torchrun --nproc-per-node N -m omni_diffusion train
+    RECIPE, or --launcher ray.
+    """
+    from omni_diffusion.recipe import load_recipe
+    from omni_diffusion.training.train_recipe import TrainRecipe
+
+    loaded = load_recipe(recipe, TrainRecipe, overrides or ())
+    run = out or Path(loaded.run.out or f"runs/{recipe.stem}")
+    if launcher == "ray":
+        from omni_diffusion.training.ray_launcher import train_on_ray
+
+        _print(train_on_ray(loaded, run), run, as_json)
+        return
+    from omni_diffusion.training.display import Display
+    from omni_diffusion.training.parallel import join_world
+    from omni_diffusion.training.train import train
+
+    with join_world(loaded.run.device) as world:
+        outcome = train(loaded, run, world, show=Display)
+        if world.first:
+            _print(outcome, run, as_json)
+    if outcome.model is None:
+        raise typer.Exit(130 if outcome.signal == "SIGINT" else 143)
+
+
+def _print(outcome: Outcome, run: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        typer.echo(json.dumps({"run": str(run), **asdict(outcome)}, indent=2))
+        return
+    if outcome.model is None:
+        typer.echo(
+            f"{run}: stopped after step {outcome.step} of {outcome.steps}, which is saved; "
+            "the same command goes on from there"
+        )
+        return
+    if outcome.resumed == outcome.steps:
+        typer.echo(f"{run}: all {outcome.steps} steps were done before")
+    typer.echo(f"{outcome.model}: the model after {outcome.steps} steps")
