@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ from omni_diffusion.corpus.storage import NO_ROOM, sync_folder
 from omni_diffusion.errors import CheckpointError, DiskFullError
 from omni_diffusion.training.parallel import World
 from omni_diffusion.training.train_recipe import CheckpointRecipe
+
+# Said for one process on every save and load, by a thread where `catch_warnings` does not reach.
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 STATE: Final = "state.json"
 VERSION: Final = 1
