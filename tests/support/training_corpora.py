@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.index import compact
 from omni_diffusion.corpus.record import Record
 from omni_diffusion.corpus.sample import STREAMS, Sample, build_sample
@@ -107,3 +108,13 @@ def training_corpus(
         at += count
     compact(storage)
     return storage
+
+
+def damage(folder: Path, key: str) -> None:
+    """Change one byte of a sample."""
+    corpus = Corpus(folder)
+    row = corpus.index.find(key)
+    path = folder / f"shards/{corpus.index.shard[row]:05d}.tar"
+    data = bytearray(path.read_bytes())
+    data[corpus.index.offset[row] + corpus.index.size[row] // 2] ^= 1
+    path.write_bytes(data)

@@ -17,7 +17,7 @@ from omni_diffusion.training.batch import Batch
 from omni_diffusion.training.loader import Loader
 from omni_diffusion.training.opening import open_data
 from omni_diffusion.training.recipe import MaskingRecipe
-from training_corpora import FEATURE_COLUMNS, TOKENIZER
+from training_corpora import FEATURE_COLUMNS, TOKENIZER, damage
 from training_fixtures import make_recipe
 
 TEMPLATE, VOCABULARY = ChatTemplate(TOKENIZER), TOKENIZER.vocabulary
@@ -150,16 +150,6 @@ def test_evaluation_is_the_same_whenever_and_under_any_seed(corpora, loader) -> 
     with Loader(other, MaskingRecipe()) as another:
         assert all(map(equal, first, another.evaluation()))
     assert not any(batch.samples.prompt_dropped.any() for batch in first)
-
-
-def damage(folder: Path, key: str) -> None:
-    """Change one byte of a sample."""
-    corpus = Corpus(folder)
-    row = corpus.index.find(key)
-    path = folder / f"shards/{corpus.index.shard[row]:05d}.tar"
-    data = bytearray(path.read_bytes())
-    data[corpus.index.offset[row] + corpus.index.size[row] // 2] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -139,7 +140,7 @@ class Checkpoints:
                     process_group=self._world.saving,
                     no_dist=not self._world.distributed,
                 )
-        except Exception as error:
+        except (Exception, CheckpointException) as error:
             raise CheckpointError(path, f"cannot be read: {error}; {_WAY_OUT}") from error
 
     def _drop_old(self) -> None:
@@ -179,7 +180,7 @@ def _writing(target: Path, partial: Path) -> Iterator[None]:
     """Errors of writing, whatever PyTorch wraps them in, by what caused them."""
     try:
         yield
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # the latter is no Exception
         shutil.rmtree(partial, ignore_errors=True)
         cause = _os_error(error)
         last = "; the checkpoints before it are untouched"
@@ -197,6 +198,6 @@ def _os_error(error: BaseException | None) -> OSError | None:
             return one
         if one is not None:
             seen += [one.__cause__, one.__context__]
-            failures = getattr(one, "failures", {})  # of dcp.api.CheckpointException, by rank
-            seen += [failure[0] for failure in failures.values()]
+            if isinstance(one, CheckpointException):
+                seen += [failure[0] for failure in one.failures.values()]
     return None

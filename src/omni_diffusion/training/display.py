@@ -37,15 +37,15 @@ class Display:
         """Show a record, or on a plain stream perhaps not."""
         step = int(record["step"])
         if self._bar is not None:
-            if record["kind"] == "eval":
-                self._bar.console.print(evaluation_line(record), markup=False, highlight=False)
+            if record["kind"] != "train":
+                self._bar.console.print(other_line(record), markup=False, highlight=False)
                 return
             self._bar.update(self._bar.task_ids[0], completed=step, figures=figures(record))
             return
         now = time.monotonic()
         due = self._shown is None or now - self._shown >= self._every_s or step >= self._steps
-        if record["kind"] == "eval":
-            self._print(evaluation_line(record))
+        if record["kind"] != "train":
+            self._print(other_line(record))
         elif due:
             self._shown = now
             self._print(f"step {step} of {self._steps}: {figures(record)}{self._left(step)}")
@@ -79,6 +79,13 @@ def figures(record: Mapping[str, Any]) -> str:
     if record["left_out"]:
         parts.append(f"{record['left_out']} samples left out")
     return ", ".join(parts)
+
+
+def other_line(record: Mapping[str, Any]) -> str:
+    """One line of a record that is no training step."""
+    if record["kind"] == "left_out":
+        return f"left out: {record['source']}, row {record['row']}: {record['reason']}"
+    return evaluation_line(record)
 
 
 def evaluation_line(record: Mapping[str, Any]) -> str:

@@ -21,6 +21,8 @@ Scored = tuple[Batch, Tensor, Tensor]
 """A batch, the places of its targets in its flattened rows, and their losses."""
 
 _SHOWN = 8
+_SMALL = 1.0
+"""In nats a token: where a model knows its data by heart, small losses jump by any factor."""
 
 
 class Guard:
@@ -41,10 +43,11 @@ class Guard:
         if not math.isfinite(gradient_norm):
             return f"the loss is {loss:.4g} but the norm of its gradient is {gradient_norm}"
         usual = median(self.losses) if len(self.losses) == self._recipe.window else math.inf
-        if self._recipe.spike is not None and loss > self._recipe.spike * usual:
+        spike = self._recipe.spike
+        if spike is not None and loss > max(spike * usual, _SMALL):
             return (
                 f"the loss is {loss:.4g}, {loss / usual:.3g} times the median of the last "
-                f"{len(self.losses)} (run.guard.spike is {self._recipe.spike:g})"
+                f"{len(self.losses)} (run.guard.spike is {spike:g})"
             )
         self.losses.append(loss)
         return None

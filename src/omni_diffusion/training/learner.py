@@ -82,7 +82,7 @@ class Learner:
             flops=ModelFlops.of(self.model),
             peak_flops=peak * 1e12 if peak else peak_flops(world.device),
         )
-        self._denominator = 1.0
+        self._denominator, self._left_out = 1.0, 0.0
         self._since_report: list[tuple[float, float, float]] = []
 
     def agree_on(
@@ -101,7 +101,10 @@ class Learner:
         except OmniError as met:
             error = met
         weight = weight_of(batch, self.recipe.masking) if batch else 0.0
-        self._denominator, errors, stops = self.world.sums(weight, error is not None, stopping)
+        faults = len(batch.faults) if batch else 0
+        self._denominator, self._left_out, errors, stops = self.world.sums(
+            weight, faults, error is not None, stopping
+        )
         if errors:
             self._raise(error)
         return None if stops else batch
@@ -154,6 +157,14 @@ class Learner:
             f"the worst ones:\n{listed}\n`omni-diffusion batch RECIPE --step {step}` shows all. "
             "The newest checkpoint is from before it"
         )
+
+    def tell_faults(self, sinks: Sinks, batch: Batch, done: int) -> None:
+        """Write a record for each sample of the step that could not be read, on any rank."""
+        if not self._left_out:
+            return
+        told = self.world.gathered([asdict(fault) for fault in batch.faults])
+        for fault in (fault for faults in told for fault in faults):
+            sinks.write({"kind": "left_out"} | fault | {"step": done})
 
     def report(self, sinks: Sinks, done: int, *, last: bool) -> None:
         """Write a record of the steps since the last one, where it is time."""

@@ -91,6 +91,7 @@ def train(
         return every is not None and (done % every == 0 or done == steps)
 
     with ExitStack() as stack:
+        stack.callback(store.finish)  # also after an error: what was saved before it is good
         asked = stack.enter_context(StopSignals())
         place = {"rank": world.rank, "world_size": world.size}
         loader = stack.enter_context(Loader(data, recipe.masking, **place))
@@ -109,6 +110,7 @@ def train(
                 break
             learner.step(batch, done)
             done += 1
+            learner.tell_faults(sinks, batch, done)
             learner.report(sinks, done, last=done == steps)
             if due(often.evaluate_every):
                 learner.evaluate(loader, sinks, done)
@@ -118,7 +120,6 @@ def train(
                 store.save(done, learner.tensors(), learner.state(done))
         if done > (resumed or 0):
             store.save(done, learner.tensors(), learner.state(done))
-        store.finish()
     if done == steps:
         learner.export(run / MODEL)
     return Outcome(
