@@ -84,7 +84,7 @@ def test_neither_import_nor_export_holds_two_copies(tmp_path, monkeypatch):
 
         monkeypatch.setattr(checkpoint, name, watched)
 
-    watch("_put")
+    watch("put_whole")
     watch("_stored_bytes")
     model = Dream(config)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
