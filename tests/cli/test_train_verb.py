@@ -65,7 +65,7 @@ def test_mistakes_name_the_key_or_the_corpus(recipe, tmp_path) -> None:
     with pytest.raises(OmniError, match="weights of the sources sum to 0"):
         run(recipe, "--out", tmp_path / "other", "data.sources.made.weight=0")
     run(recipe, "--out", tmp_path / "third")
-    with pytest.raises(TrainingError, match="is the run of another recipe: optim.steps was 3"):
+    with pytest.raises(TrainingError, match=r"is the run of another recipe: optim.steps was 3"):
         run(recipe, "--out", tmp_path / "third", "optim.steps=4")
 
 
