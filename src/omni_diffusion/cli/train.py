@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 if TYPE_CHECKING:
-    from omni_diffusion.training.train import Outcome
+    from torch import nn
+
+    from omni_diffusion.training.train import OnSample, Outcome
+    from omni_diffusion.training.train_recipe import TrainRecipe
 
 
 def command(
@@ -44,11 +47,33 @@ def command(
     from omni_diffusion.training.train import train
 
     with join_world(loaded.run.device) as world:
-        outcome = train(loaded, run, world, show=Display)
+        sample = _sampler(loaded, run, world.first) if loaded.run.samples_every else None
+        outcome = train(loaded, run, world, show=Display, on_sample=sample)
         if world.first:
             _print(outcome, run, as_json)
     if outcome.model is None:
         raise typer.Exit(130 if outcome.signal == "SIGINT" else 143)
+
+
+def _sampler(recipe: TrainRecipe, run: Path, first: bool) -> OnSample:
+    """Answers held-out questions into RUN/samples; what it needs is opened when it is needed."""
+    writer: list[OnSample] = []
+
+    def sample(step: int, model: nn.Module) -> None:
+        if not writer:
+            from omni_diffusion.generation.generation_recipe import GenerationRecipe
+            from omni_diffusion.generation.training_samples import SampleWriter
+            from omni_diffusion.training.opening import open_data
+
+            corpora = {
+                source.storage.root: [p.key for p in source.places(source.lengths.held_out)] or None
+                for source in open_data(recipe.data).sources
+            }
+            settings = (run, corpora, recipe.data.tokenizer, GenerationRecipe.model_validate({}))
+            writer.append(SampleWriter(*settings, writes=first))
+        writer[0](step, model)
+
+    return sample
 
 
 def _print(outcome: Outcome, run: Path, as_json: bool) -> None:
