@@ -153,6 +153,7 @@ REACHES = [
     "SELECT current_setting('temp_directory')",
     "SELECT getvariable('a')",
     "SELECT write_log('a')",
+    "SELECT __internal_json_copy_to_json(1)",
     "SELECT nextval('a')",
     "SELECT * FROM system.samples",
     "SELECT * FROM nobody.main.samples",

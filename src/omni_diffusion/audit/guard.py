@@ -114,7 +114,7 @@ class Guard:
                 )
         elif node.get("class") == "FUNCTION":
             name = str(node.get("function_name", "")).lower()
-            if name in SCALAR_FUNCTIONS_REFUSED:
+            if name in SCALAR_FUNCTIONS_REFUSED or name.startswith("__internal"):
                 return f"{name}() is refused: an audit reads the corpus and nothing else"
         return None
 
