@@ -233,8 +233,8 @@ def main(
 ) -> None:
     """Measure the sampler against the published loop's cost."""
     torch.set_num_threads(1)
-    loop = against_the_loop(*((2, 1, 2) if short else (6, 3, 8)))
-    figures = loop | on_a_trained_model(*((60, 4, 1) if short else (2000, 16, 3)))
+    loop = against_the_loop(*((2, 1, 2) if short else (4, 3, 8)))
+    figures = loop | on_a_trained_model(*((60, 4, 1) if short else (2000, 12, 3)))
     if keep:
         save("sampler", figures)
     typer.echo(json.dumps(figures if as_json else figures | {"machine": machine()}, indent=2))

@@ -160,6 +160,18 @@ def test_speech_begins_where_the_recipe_says():
     assert torch.nonzero(answer == begin).tolist() == [[int(0.25 * len(answer))]]
 
 
+def test_no_answer_ends_before_it_has_begun():
+    newline = len(TEXT.encode("\n"))
+    spoken = laid(ask_of("tts", tokens=20)).request
+    codes = [[VOCABULARY.speech_start, VOCABULARY.image_start], *[[0, 0]] * (3 + newline)]
+    places = spoken.allowed[spoken.answer_start :].tolist()
+    assert places[: 1 + 8] == [codes] * 9 and places[9] != codes
+    written = laid(ask_of("chat", tokens=20)).request
+    text = [[0, TEXT.base_size], [0, 0], [0, 0]]
+    places = written.allowed[written.answer_start :].tolist()
+    assert places[0] == text and places[1] != text
+
+
 def test_inpainting_gives_every_known_code():
     prepared = laid(ask_of("t2i", image=b"i", inpaint=b"x" * 20))
     answer = prepared.request.ids[prepared.prompt :][1:257]

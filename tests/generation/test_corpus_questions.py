@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 from asked_corpus import CODES, SPOKEN, asked_corpus, sample
 from checkpoints import FINGERPRINTS, demo_checkpoint, demo_dream
 from omni_diffusion.cli import app
+from omni_diffusion.cli.held_out import keys_of
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.index import compact
 from omni_diffusion.corpus.shard import write_shard
 from omni_diffusion.corpus.storage import Storage
-from omni_diffusion.errors import FingerprintError
+from omni_diffusion.errors import FingerprintError, OmniError
 from omni_diffusion.generation.evaluation import corpus as against
 from omni_diffusion.generation.evaluation.items import BenchmarkError
 from omni_diffusion.generation.generation_recipe import GenerationRecipe
@@ -23,6 +24,7 @@ from omni_diffusion.generation.kit import Kit, Names
 from omni_diffusion.generation.reply import Parts
 from omni_diffusion.generation.studio import Studio
 from omni_diffusion.tokenize.text import TextTokenizer
+from omni_diffusion.training.opening import load_data
 
 TEXT = TextTokenizer.from_pretrained("demo")
 RECIPE = GenerationRecipe.from_preset(t2i={"sampler": {"steps": 2}})
@@ -133,3 +135,24 @@ def test_the_verb_writes_table_and_results(folder, tmp_path):
 def test_what_is_wrong_is_said_before_anything_is_loaded(options, message):
     done = CliRunner().invoke(app, ["evaluate", "no-checkpoint", *options])
     assert message in str(done.exception)
+
+
+def test_held_out_samples_are_those_that_training_never_sees(folder, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    data = {
+        "sources": {"asked": {"corpus": str(folder)}},
+        "tokenizer": "demo",
+        "row_length": 1024,
+        "rows_per_step": 1,
+        "window_rows": 4,
+        "evaluation": {"held_out": 0.5},
+    }
+    recipe.write_text(json.dumps({"data": data}))
+    keys = keys_of(recipe, folder)
+    assert 0 < len(keys) < 6 and set(keys) < set("abcdef")
+    opened, _ = load_data(recipe)
+    rows = np.concatenate([opened.plan.step(step).index for step in range(20)])
+    trained = set(Corpus(folder).index.keys(np.unique(rows)))
+    assert not trained & set(keys)
+    with pytest.raises(OmniError, match="holds nothing of"):
+        keys_of(recipe, tmp_path / "other")

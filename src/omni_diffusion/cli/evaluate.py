@@ -41,6 +41,9 @@ def command(
     limit: int | None = typer.Option(None, min=1, help="Only the first so many items."),
     task: str | None = typer.Option(None, help="Of suite corpus: only this task."),
     keys: Path | None = typer.Option(None, help="Of suite corpus: only these keys, one a line."),
+    held_out: Path | None = typer.Option(
+        None, help="Of suite corpus: only what this training recipe keeps from training."
+    ),
     out: Path = typer.Option(Path("evaluation"), "-o", "--out", help="Folder for the results."),
     batch: int = typer.Option(8, min=1, help="Answers that are denoised together."),
     recipe: Path | None = options.RECIPE,
@@ -65,7 +68,10 @@ def command(
     numbers = _steps(steps)
     if suite == "corpus" and steps is not None:
         raise OmniError("--steps compares benchmarks; for a corpus use --set TASK.sampler.steps=N")
-    items = [] if suite == "corpus" else _items(suite, benchmark, data, images, limit)
+    if suite == "corpus":
+        items, wanted = [], _chosen_keys(data, keys, held_out)
+    else:
+        items, wanted = _items(suite, benchmark, data, images, limit), None
     chosen = options.generation_recipe(recipe, preset, changes)
     studio = options.open_studio(
         checkpoint,
@@ -86,8 +92,12 @@ def command(
             answers.write(json.dumps(row, ensure_ascii=False) + "\n")
 
         if suite == "corpus":
-            facts |= {"task": task, "keys": None if keys is None else str(keys)}
-            found = _on_corpus(studio, data, task, keys, limit, batch, put, update, facts)
+            facts |= {
+                "task": task,
+                "keys": keys and str(keys),
+                "held_out": held_out and str(held_out),
+            }
+            found = _on_corpus(studio, data, task, wanted, limit, batch, put, update, facts)
         else:
             scored = _suite(suite, benchmark, studio, clip, whisper)
             facts |= {"items": len(items), "items_sha256": report.digest_items(items)}
@@ -174,7 +184,7 @@ def _on_corpus(
     studio: Studio,
     data: Path,
     task: str | None,
-    keys: Path | None,
+    wanted: Sequence[str] | None,
     limit: int | None,
     batch: int,
     put: Callable[[dict[str, Any]], None],
@@ -185,16 +195,23 @@ def _on_corpus(
     from omni_diffusion.generation.evaluation import corpus as against
 
     corpus = Corpus(data)
-    wanted = None if keys is None else _keys(keys)
     asked = list(against.questions(studio, corpus, task=task, keys=wanted, limit=limit))
     facts |= {"items": len(asked), "corpus_digest": corpus.manifest.digest}
     rows = against.run(studio, asked, batch=batch, on_answer=put, on_progress=update)
     return {"by_steps": rows}
 
 
-def _keys(file: Path) -> list[str]:
+def _chosen_keys(data: Path, file: Path | None, held_out: Path | None) -> list[str] | None:
     from omni_diffusion.errors import OmniError
 
+    if held_out is not None:
+        from omni_diffusion.cli.held_out import keys_of
+
+        if file is not None:
+            raise OmniError("--keys and --held-out both say what is asked: give one")
+        return keys_of(held_out, data)
+    if file is None:
+        return None
     try:
         return file.read_text("utf-8").split()
     except (OSError, UnicodeDecodeError) as error:

@@ -24,6 +24,9 @@ class TaskRecipe(Recipe):
     #: Steps as a part of the answer's length; takes the place of `sampler.steps`.
     speech_at: Annotated[float, Field(ge=0, lt=1)] | None = None
     #: Where begin-of-speech is set in advance, as a part of the answer's length; None sets none.
+    no_end_before: Annotated[float, Field(ge=0, le=1)] = 0.0
+    #: Part of the content in which no end may stand (its first token is never one, with a given
+    #: frame): half-trained models are surest of the end, and would say nothing at all.
     frame: Literal["given", "free"] = "given"
     #: Whether the tokens that are known anyway (begin and end of a picture, begin of speech) are
     #: given, or found by the model like all others, as in the published code.
@@ -113,11 +116,12 @@ _DEFAULT: dict[str, Any] = {
     "tts": {
         "length": _SPOKEN | {"least": 16},
         "steps_share": 0.5,
+        "no_end_before": 0.4,
         "sampler": {"block_size": 32, "stop_at_end": True},
     },
     "asr": {"length": _WRITTEN | {"least": 24}, "steps_share": 1.0, "sampler": _TEXT_SAMPLER},
     "caption": {"length": {"tokens": 64}, "steps_share": 1.0, "sampler": _TEXT_SAMPLER},
-    "vqa": {"length": {"tokens": 32}, "steps_share": 1.0, "sampler": _TEXT_SAMPLER},
+    "vqa": {"length": {"tokens": 16}, "steps_share": 1.0, "sampler": _TEXT_SAMPLER},
     "svqa": {"length": {"tokens": 128}, "steps_share": 1.0, "speech_at": 0.25},
     "sqa": {"length": {"tokens": 128}, "steps_share": 1.0, "speech_at": 0.25},
     "chat": {"length": {"tokens": 256}, "steps_share": 1.0, "sampler": _TEXT_SAMPLER},

@@ -8,7 +8,8 @@ An answer is laid out as in training. With the frame given, what is known of it 
     text and speech  hidden ... <|begin_of_audio|> hidden ...   begin at a share of the length
 
 A hidden place of text may hold text, end of turn or end of text; one of speech a speech code, end
-of audio, end of turn, newline or end of text; one of a picture a picture code.
+of audio, end of turn, newline or end of text; one of a picture a picture code. In the first part of
+an answer (`no_end_before`) nothing that ends it may stand.
 """
 
 from __future__ import annotations
@@ -239,6 +240,8 @@ class _Answer:
     def build(self, kind: str, content: int, task: TaskRecipe) -> _Laid:
         """An answer of a kind with so many tokens of content."""
         mask, given = self.vocabulary.mask_id, task.frame == "given"
+        # So many places of content cannot hold an end.
+        sure = min(max(1, int(task.no_end_before * content)), content) if given else 0
         if kind == "picture":
             footer = [self.end_of_image, self.im_end, *self.newline]
             if given:
@@ -248,14 +251,16 @@ class _Answer:
             return self._laid(ids, [self.framed_picture] * len(ids), ())
         if kind == "text":
             ids = [mask] * (content + 1 + len(self.newline))
-            return self._laid(ids, [self.text] * len(ids), (self.im_end, self.end_of_text))
+            ranges_by_place = [self.text[:1]] * sure + [self.text] * (len(ids) - sure)
+            return self._laid(ids, ranges_by_place, (self.im_end, self.end_of_text))
         if kind == "speech":
             ids = [mask] * (1 + content + 2 + len(self.newline))
             if given:
                 ids[0] = self.begin_of_audio
             ranges = self.speech if given else self.both
+            ranges_by_place = [ranges[:1]] * (1 + sure) + [ranges] * (len(ids) - 1 - sure)
             ends = (self.end_of_audio, self.im_end, self.end_of_text)
-            return self._laid(ids, [ranges] * len(ids), ends)
+            return self._laid(ids, ranges_by_place, ends)
         ids = [mask] * (content + 3 + len(self.newline))
         ranges_by_place = [self.both] * len(ids)
         if task.speech_at is not None:

@@ -26,6 +26,9 @@ PERCEPTION: Final = (
 
 LETTERS: Final = ("A", "B", "C", "D")
 
+SHORT: Final = 8
+"""Tokens of an answer that is a word or a letter; so many the published MME script gives."""
+
 
 def librispeech(folder: Path) -> Iterator[Item]:
     """LibriSpeech: `SPEAKER/CHAPTER/*.trans.txt` beside the recordings, a line `ID TEXT` each."""
@@ -58,6 +61,7 @@ def pope(file: Path, images: Path) -> Iterator[Item]:
                 key=f"{number:06d}",
                 text=f"{fields['text']}\nAnswer the question using a single word or phrase.",
                 image=images / fields["image"],
+                tokens=SHORT,
             ),
             expected=fields["label"].lower(),
             facts={"question": fields["text"], "question_id": row.get("question_id", number)},
@@ -84,6 +88,7 @@ def mme(folder: Path) -> Iterator[Item]:
                     key=f"{subtask}-{number:04d}",
                     text=question,
                     image=_picture(folder, subtask, name),
+                    tokens=SHORT,
                 ),
                 expected=answer.lower(),
                 group=subtask,
@@ -106,7 +111,13 @@ def seed2plus(file: Path, images: Path) -> Iterator[Item]:
         text = f"{fields['question']}\n{choices}"
         text += "\nAnswer with the option's letter from the given choices directly."
         yield Item(
-            ask=Ask(task="vqa", key=f"{number:05d}", text=text, image=images / fields["data_id"]),
+            ask=Ask(
+                task="vqa",
+                key=f"{number:05d}",
+                text=text,
+                image=images / fields["data_id"],
+                tokens=SHORT,
+            ),
             expected=fields["answer"],
             group=str(row.get("question_image_type", "")),
             facts={
