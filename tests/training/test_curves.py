@@ -143,6 +143,10 @@ def test_nothing_in_a_run_can_script_the_page(tmp_path) -> None:
 def test_older_samples_give_way_to_newer_ones(tmp_path, monkeypatch) -> None:
     run = make_run(tmp_path / "r", 60)
     add_samples(run)
+    (run / "samples/step-400").rename(run / "samples/step-500.new")
+    text = write_page(run, tmp_path / "p.html").read_text()
+    assert "step-100" in text and "step-500" not in text  # it is still being made
+    (run / "samples/step-500.new").rename(run / "samples/step-400")
     monkeypatch.setattr("omni_diffusion.training.curves_page._MOST_BYTES", 31_000)
     text = write_page(run, tmp_path / "p.html").read_text()
     assert "step-400" in text and "older files are left out" in text

@@ -181,11 +181,12 @@ def generated(folder: Path) -> tuple[list[tuple[str, list[Exhibit]]], int]:
     """What a run has generated: one entry a folder (a step), newest first; and files left out.
 
     Args:
-        folder: holds a folder for each step, with pictures, sounds and texts in it.
+        folder: holds a folder for each step, with pictures, sounds and texts in it; one that ends
+            in `.new` is being made. It need not exist.
     """
     steps: list[tuple[str, list[Exhibit]]] = []
     room, left_out = _MOST_BYTES, 0
-    folders = [path for path in folder.glob("*") if path.is_dir()] if folder.is_dir() else []
+    folders = [path for path in folder.glob("*") if path.is_dir() and path.suffix != ".new"]
     for step in sorted(folders, key=_step_order, reverse=True):
         exhibits = []
         for path in sorted(step.rglob("*")):
