@@ -2,8 +2,9 @@
 
 Both loops read the same corpus (the mix of `train_plan.py`) and train the same tiny network from
 the same weights, with an output layer of the published 176,264 ids, one row of 3,072 at a time and
-with the same optimizer. Each runs in a process of its own on one thread, alternating. Useful tokens
-are those of samples: no tail pads, no padding. CPU time includes reading, packing and masking.
+with the same optimizer; ours is the one that `omni-diffusion train` runs. Each runs in a process of
+its own on one thread, alternating. Useful tokens are those of samples: no tail pads, no padding.
+CPU time includes reading, packing and masking.
 
 The figures of `train_plan.py` and `train_masking.py` are reported as well, so that this file says
 everything about training.
@@ -16,7 +17,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 import typer
-from torch import Tensor
 
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
@@ -44,35 +44,31 @@ SIZES = {
 }
 
 Fields = dict[str, Any]
-Step = Callable[[], int]
-"""Computes gradients of one step and says how many useful tokens it was."""
 
 
-def starting_model() -> Any:
-    """The network that both loops start from."""
-    from omni_diffusion.tokenize.vocabulary import PUBLISHED_TEXT_SIZE, Vocabulary
-    from omni_diffusion.training.model import build_model
-    from omni_diffusion.training.model_recipe import ModelRecipe
+def training_recipe(root: str, rows: int) -> Any:
+    """The recipe of our loop; the published one starts from its weights."""
+    from omni_diffusion.training.train_recipe import TrainRecipe
 
-    recipe = ModelRecipe.model_validate({"sizes": SIZES, "dtype": "float32"})
-    return build_model(recipe, Vocabulary(PUBLISHED_TEXT_SIZE))
+    return TrainRecipe.model_validate(
+        {
+            "model": {"sizes": SIZES, "dtype": "float32"},
+            "data": train_plan.recipe_of(root, rows_per_step=rows, window_rows=1024),
+            "optim": {"steps": 1000, "learning_rate": RATE, "schedule": "constant", "warmup": 0.0},
+            "run": {"device": "cpu", "rows_per_pass": 1},
+        }
+    )
 
 
-def run(parameters: Iterator[Any], steps: Iterator[int], count: int, rows: int) -> Fields:
-    """Train for some steps after one that only warms up; `steps` leaves gradients behind."""
-    optimizer = torch.optim.AdamW(parameters, RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    useful, cpu, wall = 0, 0.0, 0.0
-    for number, tokens in enumerate(itertools.islice(steps, count + 1)):
-        optimizer.step()
-        optimizer.zero_grad()
-        if number == 0:
-            cpu, wall = time.process_time(), time.perf_counter()
-            continue
-        useful += tokens
+def measure(step: Callable[[int], int], steps: int, rows: int) -> Fields:
+    """Figures of some steps after one that only warms up; a step says its useful tokens."""
+    step(0)
+    cpu, wall = time.process_time(), time.perf_counter()
+    useful = sum(step(number) for number in range(1, steps + 1))
     cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - wall
     return {
         "useful_tokens_per_cpu_s": useful / cpu_s,
-        "useful_tokens_per_row": useful / count / rows,
+        "useful_tokens_per_row": useful / steps / rows,
         "cpu_s": cpu_s,
         "wall_s": wall_s,
         "peak_rss_mb": peak_rss_mb(),
@@ -80,39 +76,27 @@ def run(parameters: Iterator[Any], steps: Iterator[int], count: int, rows: int) 
 
 
 def task_ours(root: str, steps: int, rows: int) -> Fields:
-    """Our loader, masking, packed attention and head, row by row."""
+    """The loop of `omni-diffusion train`: loader, masking, packed attention, head, optimizer."""
+    from omni_diffusion.tokenize.vocabulary import PUBLISHED_TEXT_SIZE, Vocabulary
+    from omni_diffusion.training.learner import Learner
     from omni_diffusion.training.loader import Loader
     from omni_diffusion.training.opening import open_data
-    from omni_diffusion.training.recipe import MaskingRecipe
+    from omni_diffusion.training.parallel import World
 
     torch.set_num_threads(1)
-    recipe = train_plan.recipe_of(root, rows_per_step=rows, window_rows=1024)
-    data, model = open_data(recipe), starting_model()
-    with Loader(data, MaskingRecipe()) as loader:
+    recipe = training_recipe(root, rows)
+    data = open_data(recipe.data)
+    data.template.vocabulary = Vocabulary(PUBLISHED_TEXT_SIZE)  # ids stay; the layer is larger
+    learner = Learner(recipe, data, World())
+    with Loader(data, recipe.masking) as loader:
         batches = loader.batches(0, steps + 1)
-        return run(model.parameters(), (our_step(model, batch) for batch in batches), steps, rows)
 
+        def step(number: int) -> int:
+            batch = next(batches)
+            learner.step(batch, number)
+            return int(batch.samples.length.sum() - batch.tail.sum())
 
-def our_step(model: Any, batch: Any) -> int:
-    """Gradients of a step; its useful tokens."""
-    for row in range(len(batch.ids)):
-        our_loss(model, batch, row).backward()  # type: ignore[no-untyped-call]
-    return int(batch.samples.length.sum() - batch.tail.sum())
-
-
-def our_loss(model: Any, batch: Any, row: int) -> Tensor:
-    """One row's part of the step's loss."""
-    from omni_diffusion.backbone.attention import Segments
-    from omni_diffusion.training.loss import IGNORED, find_targets, head_loss
-
-    segments = Segments.from_positions(torch.from_numpy(batch.positions[row]))
-    hidden = model(torch.from_numpy(batch.inputs[row]).long(), segments)
-    labels = torch.from_numpy(np.where(batch.masked[row], batch.ids[row], IGNORED)).long()
-    targets = find_targets(labels, segments)
-    weights = torch.from_numpy(batch.loss_weight[row])[targets.positions]
-    denominator = float(np.count_nonzero(batch.masked))
-    head = model.lm_head.weight
-    return head_loss(hidden[targets.rows], head, targets.ids, denominator, weights).loss
+        return measure(step, steps, rows)
 
 
 def task_published(root: str, steps: int, rows: int) -> Fields:
@@ -120,25 +104,33 @@ def task_published(root: str, steps: int, rows: int) -> Fields:
     from benchmarks import published_loop as published
     from omni_diffusion.tokenize.chat import ChatTemplate
     from omni_diffusion.tokenize.text import TextTokenizer
+    from omni_diffusion.tokenize.vocabulary import PUBLISHED_TEXT_SIZE, Vocabulary
+    from omni_diffusion.training.model import build_model
 
     torch.set_num_threads(1)
+    recipe = training_recipe(root, rows)
     template = ChatTemplate(TextTokenizer.from_pretrained("demo"))
     vocabulary = template.vocabulary
-    ours = starting_model()
+    ours = build_model(recipe.model, Vocabulary(PUBLISHED_TEXT_SIZE))
     model = published.qwen2(ours.config, ours.state_dict())
     del ours
+    betas, clip = recipe.optim.betas, recipe.optim.clip
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=betas, weight_decay=0.0)
     packed, rng = published.rows(root, template, 0), np.random.default_rng(1)
 
-    def step() -> int:
+    def step(_number: int) -> int:
         useful = 0
         for row in itertools.islice(packed, rows):
             inputs = published.collate(row, rng, vocabulary.end_of_text_id, vocabulary.mask_id)
             loss = published.loss_of(model, inputs) / rows
             loss.backward()  # type: ignore[no-untyped-call]
             useful += row.useful
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
         return useful
 
-    return run(model.parameters(), iter(step, None), steps, rows)
+    return measure(step, steps, rows)
 
 
 TASKS: dict[str, Callable[..., Fields]] = {"ours": task_ours, "published": task_published}
@@ -203,9 +195,9 @@ def main(
     if only and only not in parts:
         raise typer.BadParameter(f"{only!r} is none of {', '.join(parts)}")
     figures: Fields = {}
-    for name, measure in parts.items():
+    for name, part in parts.items():
         if only in ("", name):
-            figures |= measure()
+            figures |= part()
             if keep:
                 save("train_step", kept("train_step") | figures)
     typer.echo(json.dumps(figures if as_json else figures | {"machine": machine()}, indent=2))

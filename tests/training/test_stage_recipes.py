@@ -13,6 +13,7 @@ from omni_diffusion.recipe import load_recipe
 from omni_diffusion.tokenize.vocabulary import PUBLISHED_TEXT_SIZE, Vocabulary
 from omni_diffusion.training.estimate import Assumptions, EstimateRecipe, estimate
 from omni_diffusion.training.recipe import PlanRecipe
+from omni_diffusion.training.train_recipe import TrainRecipe
 from training_corpora import training_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,11 @@ def test_a_stage_is_planned_over_corpora_of_its_names(number: int, tmp_path, mon
     planned = {source["name"]: source["planned"] for source in json.loads(done.output)["sources"]}
     weights = {name: s["weight"] for name, s in recipe["data"]["sources"].items() if s["weight"]}
     assert planned.keys() == weights.keys()
+
+
+@pytest.mark.parametrize("path", sorted(TRAINING.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_one_of_a_run(path: Path) -> None:
+    load_recipe(path, TrainRecipe)
 
 
 def test_every_recipe_is_listed_and_none_is_a_package() -> None:
