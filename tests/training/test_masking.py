@@ -1,6 +1,6 @@
 """Estimators have exactly the expectation they promise; noise belongs to samples, not batches."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations, product
 from math import factorial
 
@@ -28,11 +28,12 @@ class Dictated(Supervised):
     """Positions whose random draws a test chooses: numbers in (0, 1) by purpose."""
 
     tokens: np.ndarray
+    thresholds: np.ndarray | None = None
     samples: dict[Purpose, np.ndarray] = field(default_factory=dict)
 
     def words(self, purpose):
-        assert purpose == Purpose.TOKENS
-        return (self.tokens * 2.0**64).astype(np.uint64)
+        chosen = {Purpose.TOKENS: self.tokens, Purpose.THRESHOLDS: self.thresholds}[purpose]
+        return (chosen * 2.0**64).astype(np.uint64)
 
     def of_samples(self, purpose):
         return self.samples[purpose]
@@ -105,6 +106,37 @@ def test_one_ratio_a_sample_has_it_too(length, inverse) -> None:
     done = mask_per_sample(dictated(tokens, t, ratio=t), 0.6, inverse=inverse)
     assert np.array_equal(done.masked, hidden.reshape(-1))
     check(by_pattern(done, probability, length), length, inverse)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("length", range(1, 9))
+def test_the_published_code_hides_tokens_one_by_one(length, inverse) -> None:
+    """Every pattern with every choice of thresholds at the nodes of a rule that is exact for them.
+
+    Each token is hidden with the mean of t' = 0.999 t + 0.001, whatever the others are; divided by
+    its own threshold it counts 1 on average, and the others' probabilities stay.
+    """
+    nodes, parts = np.polynomial.legendre.leggauss(2)
+    node, hidden = (
+        np.array(list(product(choice, repeat=length))) for choice in ([0, 1], [True, False])
+    )
+    node, hidden = np.repeat(node, len(hidden), axis=0), np.tile(hidden, (len(node), 1))
+    t = (nodes[node] + 1) / 2
+    threshold = 0.999 * t + 0.001
+    probability = (np.where(hidden, threshold, 1 - threshold) * parts[node] / 2).prod(axis=1)
+    tokens = np.where(hidden, threshold / 2, (1 + threshold) / 2)
+    dictating = dictated(tokens, t[:, 0])
+    done = mask_per_token(replace(dictating, thresholds=t.reshape(-1)), gamma=0.6, inverse=inverse)
+    assert np.array_equal(done.masked, hidden.reshape(-1))
+    pattern = hidden @ (1 << np.arange(length))
+    weight = done.weight.reshape(-1, length)
+    for position in range(length):
+        found = np.bincount(pattern, probability * weight[:, position], minlength=1 << length)
+        for bits in range(1 << length):
+            others = (bits & ~(1 << position)).bit_count()
+            one = (1.0 if inverse else 0.5005) if bits >> position & 1 else 0.0
+            wanted = one * 0.5005**others * 0.4995 ** (length - 1 - others)
+            assert found[bits] == pytest.approx(wanted, rel=1e-12)
 
 
 def check(found: np.ndarray, length: int, inverse: bool) -> None:
