@@ -8,10 +8,11 @@ from every node. Everything else is `train.py`, as under torchrun.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omni_diffusion.errors import TrainingError
+from omni_diffusion.errors import OmniError, TrainingError
 from omni_diffusion.training.train import Outcome
 from omni_diffusion.training.train_recipe import TrainRecipe
 
@@ -29,16 +30,22 @@ def train_on_ray(recipe: TrainRecipe, run: Path) -> Outcome:
     cluster = recipe.run.ray
     ours = not ray.is_initialized()
     if ours:
-        variables = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-        ray.init(cluster.address, runtime_env={"env_vars": variables})
+        try:
+            dashboard = None if cluster.address else False
+            ray.init(address=cluster.address or "local", include_dashboard=dashboard)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = cluster.address or "this machine"
+            raise TrainingError(f"run.ray.address: no Ray at {where}: {error}") from error
     run.mkdir(parents=True, exist_ok=True)
     root = run.absolute()
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
+    work: Any = _worker
+    here = str(Path.cwd())
     trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"recipe": recipe.model_dump_json(), "run": str(root)},
+        work,
+        train_loop_config={"recipe": recipe.model_dump_json(), "run": str(root), "cwd": here},
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if cluster.gpus_per_worker else "gloo"
         ),
@@ -60,29 +67,31 @@ def train_on_ray(recipe: TrainRecipe, run: Path) -> Outcome:
     finally:
         if ours:
             ray.shutdown()
-    metrics: dict[str, Any] = result.metrics or {}
-    return Outcome(
-        **{name: metrics[name] for name in ("step", "steps", "resumed", "model", "signal")}
-    )
+    told: Any = result
+    return Outcome(**told.return_value)
 
 
-def _worker(config: dict[str, Any]) -> None:
-    """What each worker does."""
+def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    """What each worker does; that of rank 0 is asked how it ended."""
     from dataclasses import asdict
-
-    from ray import train as ray_train
 
     from omni_diffusion.training.display import Display
     from omni_diffusion.training.parallel import join_world
     from omni_diffusion.training.train import train
 
     recipe = TrainRecipe.model_validate_json(config["recipe"])
-    with join_world(recipe.run.device) as world:
-        outcome = train(recipe, Path(config["run"]), world, show=Display)
-    ray_train.report(asdict(outcome))
+    with suppress(OSError):  # a node of its own may not have it; then paths must be absolute
+        os.chdir(config["cwd"])
+    try:
+        with join_world(recipe.run.device) as world:
+            outcome = train(recipe, Path(config["run"]), world, show=Display)
+    except OmniError as error:  # most of them cannot be sent to another process
+        raise TrainingError(str(error)) from None
+    return asdict(outcome)
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of the innermost cause: what a worker said."""
+    """What a worker said, out of the traceback that Ray makes of it; else its last line."""
     text = str(error).strip()
-    return text.splitlines()[-1] if text else type(error).__name__
+    _, ours, said = text.rpartition(f"{TrainingError.__name__}: ")
+    return said if ours else (text.splitlines() or [type(error).__name__])[-1]
