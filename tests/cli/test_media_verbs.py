@@ -40,6 +40,16 @@ def test_encode_and_decode_are_a_round_trip_of_files(files: Path, tmp_path: Path
     omni("decode", *codes, "--demo", "-o", str(tmp_path))  # pictures of 64 pixels, cut or not
 
 
+@pytest.mark.parametrize(("level", "remark"), [(0.0, "silent"), (30.0, "clipped")])
+def test_silent_and_clipped_sound_is_pointed_out(tmp_path: Path, level: float, remark: str) -> None:
+    """They have codes, but are seldom what was meant."""
+    wave = np.clip(level * np.sin(np.arange(8000) / 5), -1, 1)
+    soundfile.write(tmp_path / "odd.wav", wave, 16_000)
+    told = omni("encode", "--demo", str(tmp_path / "odd.wav"), "-o", str(tmp_path), "--json")
+    assert remark in told.stderr
+    assert [remark in said for said in json.loads(told.stdout)["remarks"]] == [True]
+
+
 def test_codes_survive_their_file(files: Path, tmp_path: Path) -> None:
     made = MediaTokenizers.demo().encode_file(files / "tones.wav")
     made.save(tmp_path / "a.npz")

@@ -1,7 +1,6 @@
 """Codes of a picture depend on that picture and the weights alone, and wrong input is named."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,10 @@ from omni_diffusion.tokenize.image.magvit2 import MagvitV2
 from omni_diffusion.tokenize.image.preprocess import PUBLISHED
 from omni_diffusion.tokenize.image.tokenizer import ImageTokenizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = StackConfig(ch=32, ch_mult=(1, 1, 2, 1, 1), num_res_blocks=(1, 1, 1, 1, 1))
 CONFIG = MagvitConfig(encoder=TINY, decoder=TINY)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny_model(seed: int = 0) -> MagvitV2:
@@ -246,6 +239,13 @@ def test_unfit_weights_are_refused(tmp_path: Path) -> None:
     fewer = {key: tensor for key, tensor in tensors.items() if "conv_out" not in key}
     with pytest.raises(WeightsError, match=r"missing encoder\.conv_out\.weight"):
         ImageTokenizer.from_pretrained(save(tmp_path / "fewer", fewer))
+    more = dict(tensors) | {"encoder.extra.weight": torch.zeros(2)}
+    with pytest.raises(WeightsError, match=r"unexpected encoder\.extra\.weight"):
+        ImageTokenizer.from_pretrained(save(tmp_path / "more", more))
+    key = "decoder.conv_out.bias"
+    shaped = dict(tensors) | {key: torch.zeros(4)}
+    with pytest.raises(WeightsError, match=rf"{key}: checkpoint \[4\], model \[3\]"):
+        ImageTokenizer.from_pretrained(save(tmp_path / "shaped", shaped))
 
 
 def save_sharded(folder: Path, tensors: dict[str, Tensor], ending: str) -> dict[str, str]:

@@ -109,6 +109,16 @@ def test_limits_are_named_before_anything_is_decoded(tmp_path) -> None:
         load_audio(tmp_path / "absent.wav")
 
 
+@pytest.mark.parametrize("container", ["WAV", "FLAC"])
+def test_an_hour_is_accepted_and_a_second_more_is_not(container: str) -> None:
+    """At 1,000 samples a second, to save time."""
+    hour = np.zeros(3_600_000, np.float32)
+    waveform = load_audio(encoded(hour, container, "PCM_16", 1000))
+    assert waveform.duration_s == 3600
+    with pytest.raises(MediaError, match=r"lasts 3601\.0 s, more than 3600 s"):
+        load_audio(encoded(np.zeros(3_601_000, np.float32), container, "PCM_16", 1000))
+
+
 @pytest.mark.parametrize(
     ("samples", "reason"),
     [

@@ -15,6 +15,8 @@ from omni_diffusion.tokenize.speech.decoder_config import DecoderConfig
 from omni_diffusion.tokenize.speech.flow import FlowConfig, SpeechFlow
 from omni_diffusion.tokenize.speech.hift import HiFT, HiFTConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CODEBOOK_SIZE = 50
 # A block of 32 codes makes windows of 128, so that a test of many windows stays short.
 CONFIG = {
@@ -40,15 +42,6 @@ CONFIG = {
     "hift": {"base_channels": 8, "istft_params": {"n_fft": 16, "hop_len": 4}},
     "f0_predictor": {"cond_channels": 8},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On networks this small a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def published_form(network):

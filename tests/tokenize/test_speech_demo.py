@@ -1,6 +1,7 @@
 """The tokenizer that ships in the package turns speech into codes and back, right after install.
 
-The clips under `data/` are sentences that the training script never speaks, read by SVOX Pico.
+The sounds under `data/` are sentences that the training script never speaks, read by SVOX Pico:
+three clips, and minutes that `tools/demo_tokenizers/speech_test_sounds.py` makes.
 """
 
 from importlib import resources
@@ -17,7 +18,10 @@ from omni_diffusion.tokenize.speech.griffin_lim import GriffinLimDecoder
 from omni_diffusion.tokenize.speech.mel import SAMPLE_RATE_HZ, log_mel
 from omni_diffusion.tokenize.speech.tokenizer import SpeechTokenizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CORRELATION_FLOOR = 0.8
+CODES_USED_FLOOR = 0.10
 CLIPS = [
     load_audio(path) for path in sorted((Path(__file__).parent / "data").glob("speech-*.flac"))
 ]
@@ -54,6 +58,22 @@ def test_speech_survives_the_round_trip(demo: SpeechTokenizer) -> None:
         assert sound.shape == (1280 * len(codes),)
         assert demo.decoder.sample_rate_hz == SAMPLE_RATE_HZ
         assert correlation(clip, log_mel(sound)) >= CORRELATION_FLOOR
+
+
+def test_minutes_of_speech_put_the_code_book_to_use(demo: SpeechTokenizer) -> None:
+    """More than a tenth of it, in three and a half minutes of held-out texts."""
+    minutes = load_audio(Path(__file__).parent / "data" / "held-out.ogg")
+    codes = demo.encode([minutes])[0]
+    assert len(codes.unique()) > CODES_USED_FLOOR * demo.codebook_size
+    assert isinstance(demo.decoder, GriffinLimDecoder)
+    features = demo.decoder.log_mel(codes)
+    steps, parts = 3000, []
+    for start in range(0, features.shape[1] - steps + 1, steps):
+        samples = minutes.samples[:, start * 160 : (start + steps) * 160]
+        part = Waveform(samples, minutes.sample_rate_hz)
+        parts.append(correlation(part, features[:, start : start + steps]))
+    assert len(parts) == 7
+    assert np.mean(parts) >= CORRELATION_FLOOR
 
 
 def test_codes_carry_what_was_said(demo: SpeechTokenizer) -> None:

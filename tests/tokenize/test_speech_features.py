@@ -19,18 +19,11 @@ from omni_diffusion.tokenize.speech.sensevoice import (
     SpeechFeatures,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = {"output_size": 16, "attention_heads": 2, "linear_units": 16, "num_blocks": 2}
 CONFIG = {"encoder_conf": SIZES | {"tp_blocks": 1, "input_layer": "pe", "dropout_rate": 0.1}}
 MODEL_WIDTH = 24
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On networks this small a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def statistics_text(size=FEATURE_SIZE, shift="-10.5", scale="0.25", tail="</Nnet>"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from omni_diffusion.errors import CodeRangeError, MediaError, WeightsError
@@ -134,6 +134,7 @@ def test_silent_and_clipped_sound_is_tokenized(tokenizer: SpeechTokenizer) -> No
         (np.full(100, np.nan, np.float32), RATE, "not finite"),
         (np.zeros(100, np.int16), RATE, "float32"),
         (np.zeros((1, 1, 100), np.float32), RATE, "float32"),
+        (np.zeros((8, 100), np.float32), RATE, "8 channels, more than 2"),
         (np.zeros(100, np.float32), 0, "sample rate 0"),
     ],
 )
@@ -208,6 +209,25 @@ def test_another_architecture_is_refused_by_name(
 ) -> None:
     with pytest.raises(WeightsError, match=reason):
         SpeechTokenizer.from_pretrained(stored(tmp_path, small_encoder(), **changes))
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor", "reason"),
+    [
+        ("conv1.weight", None, "missing conv1.weight"),
+        ("decoder.weight", torch.zeros(2), "unexpected decoder.weight"),
+        ("conv1.bias", torch.zeros(7), r"conv1.bias: checkpoint \[7\], model \[32\]"),
+    ],
+)
+def test_a_wrong_checkpoint_is_refused_with_the_keys_at_fault(
+    tmp_path: Path, key: str, tensor: Tensor | None, reason: str
+) -> None:
+    folder = stored(tmp_path, small_encoder())
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop(key, None)
+    save_file(tensors | ({} if tensor is None else {key: tensor}), folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=reason):
+        SpeechTokenizer.from_pretrained(folder)
 
 
 class Tone:

@@ -1,40 +1,38 @@
 """How the demo image tokenizer is trained: a small core first, then the whole network around it.
 
-The published layout quantises the sign of the encoder's output, whatever its size. In training the
-output goes through tanh on its way to the quantiser. That changes no sign, so no code, but keeps
-the output small enough for the entropy loss to have a gradient.
+Every step is a function of the seed and its own number: its pictures, its noise and its learning
+rate. So a training that was broken off goes on from its last stored step to the same end.
 """
 
 from __future__ import annotations
 
 import math
 import random
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from demo_tokenizers.image_corpus import SIDE, Drawing, is_held_out, shapes, to_batch, varied
-from omni_diffusion.tokenize.image.config import MagvitConfig, StackConfig
+from demo_tokenizers.image_corpus import SIDE, Drawing, to_batch, varied
+from demo_tokenizers.image_growth import CORE_SIDE, OUTER_LEVELS, grow, new_core, new_whole
+from demo_tokenizers.image_losses import (
+    CELL,
+    CodeLoss,
+    cell_weights,
+    picture_loss,
+    straight_through,
+)
 from omni_diffusion.tokenize.image.magvit2 import MagvitV2
 
-SIZES = MagvitConfig(
-    encoder=StackConfig(ch=32, ch_mult=(1, 1, 1, 2, 4), num_res_blocks=(1, 1, 2, 1, 1)),
-    decoder=StackConfig(ch=32, ch_mult=(1, 1, 1, 2, 5), num_res_blocks=(1, 1, 2, 1, 2)),
-)
-OUTER_LEVELS = 2
-CORE_SIDE = SIDE >> OUTER_LEVELS
-_OUTER_RESIDUAL = re.compile(r"(encoder\.down|decoder\.up)\.[01]\.block\.\d+\.conv2\.")
+KEEP_EVERY = 50
+"""Steps after which progress is printed and the state stored."""
 
-_TRAIN_SHAPES = 1000
-# Below about this squared error (29 dB) a picture is good enough not to be worth more effort.
-_ERROR_OFFSET = 0.005
-# How far from 0 a latent must be for its bit to count as certain: sigmoid(4) is 0.98.
-_SHARPNESS = 4.0
+_NOISE = 0.4
+_WARM_SHARE, _LAST_RATE = 0.08, 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,193 +48,174 @@ class Plan:
         core_rate: highest learning rate of the core; each part falls to nearly zero.
         whole_rate: the same for everything.
         shapes_share: how much of a batch is easy-vqa; the rest is OpenMoji.
+        commitment_weight: of the penalty for outputs that are not near -1 or 1.
         spread_weight: of the reward for using all codes equally.
-        certainty_weight: of the penalty for latents near 0.
+        correlation_weight: of the penalty for bits that go together.
     """
 
     warm_steps: int = 100
     core_steps: int = 1900
-    whole_steps: int = 450
+    whole_steps: int = 200
     core_batch: int = 4
     whole_batch: int = 2
     core_rate: float = 1.5e-3
     whole_rate: float = 5e-4
     shapes_share: float = 0.12
+    commitment_weight: float = 0.5
     spread_weight: float = 1.0
-    certainty_weight: float = 0.5
+    correlation_weight: float = 0.5
 
 
 class Trainer:
     """The core and the whole network, and the pictures they learn from."""
 
-    def __init__(self, drawings: Sequence[Drawing], plan: Plan, seed: int) -> None:
-        """Draw the initial weights."""
-        torch.manual_seed(seed)
-        self.plan, self.rng = plan, random.Random(seed)
-        self.emoji = [item for item in drawings if not is_held_out(item.name)]
-        self.shapes = shapes("train", _TRAIN_SHAPES)
-        self.core = _channels_last(MagvitV2(_core_sizes()))
-        self.whole = _channels_last(MagvitV2(SIZES))
-        for ends in (self.core.encoder.conv_in, self.core.decoder.conv_out):
-            _make_pointwise(ends)
+    def __init__(
+        self,
+        drawings: Sequence[Drawing],
+        shapes: Sequence[Drawing],
+        plan: Plan,
+        seed: int,
+        store: Path | None = None,
+    ) -> None:
+        """Draw the initial weights.
 
-    def batch(self, n: int, side: int) -> Tensor:
+        Args:
+            drawings: OpenMoji's, those to train on.
+            shapes: easy-vqa's.
+            plan: how long and how hard.
+            seed: fixes everything.
+            store: file to keep the state in while training, and to go on from if it is there.
+        """
+        torch.manual_seed(seed)
+        self.plan, self.seed, self.store = plan, seed, store
+        self.drawings, self.shapes = drawings, shapes
+        self.core, self.whole = new_core(), new_whole()
+        self.code_loss = CodeLoss(
+            plan.commitment_weight, plan.spread_weight, plan.correlation_weight
+        )
+
+    def train(self) -> MagvitV2:
+        """Train both and return the whole network.
+
+        Raises:
+            SystemExit: `store` holds the state of another training.
+        """
+        plan = self.plan
+        stored = self._stored()
+        if stored.get("stage") != "whole":
+            n_steps = plan.warm_steps + plan.core_steps
+            loop = _Loop(self, "core", self.core, plan.core_rate, n_steps)
+            loop.restore(stored)
+            loop.run(plan.core_batch, CORE_SIDE, plan.warm_steps)
+            grow(self.core, self.whole)
+        loop = _Loop(self, "whole", self.whole, plan.whole_rate, plan.whole_steps)
+        loop.restore(stored)
+        loop.run(plan.whole_batch, SIDE, 0)
+        return self.whole
+
+    def batch(self, n: int, side: int, rng: random.Random) -> Tensor:
         """Pictures `[n, 3, side, side]`."""
         pictures = []
         for _ in range(n):
-            pool = self.shapes if self.rng.random() < self.plan.shapes_share else self.emoji
-            pictures.append(varied(self.rng.choice(pool), side, self.rng))
+            pool = self.shapes if rng.random() < self.plan.shapes_share else self.drawings
+            pictures.append(varied(rng.choice(pool), side, rng))
         return to_batch(pictures)
 
-    def train_core(self) -> None:
-        """Train the core, first without quantisation."""
-        plan, model = self.plan, self.core
-        n_steps = plan.warm_steps + plan.core_steps
-        loop = _Loop("core", model.parameters(), plan.core_rate, n_steps)
-        for step in range(n_steps):
-            pixels = self.batch(plan.core_batch, CORE_SIDE)
-            # The low-resolution levels take half the time in bfloat16.
-            with torch.autocast("cpu", torch.bfloat16):
-                latents = model.encoder(pixels)
-            bounded = torch.tanh(latents.float())
-            if step < plan.warm_steps:
-                coded = bounded + 0.4 * torch.randn_like(bounded)
-            else:
-                coded = straight_through(bounded)
-            with torch.autocast("cpu", torch.bfloat16):
-                made = model.decoder(coded)
-            loop.step(picture_loss(made.float(), pixels), self.code_loss(bounded))
+    def identity(self) -> dict[str, Any]:
+        """What a stored state must have been made with."""
+        return {"seed": self.seed, "plan": asdict(self.plan), "drawings": len(self.drawings)}
 
-    def train_whole(self) -> None:
-        """Train everything; at first it does at full resolution what the core does."""
-        plan, model = self.plan, self.whole
-        grow(self.core, model)
-        loop = _Loop("whole", model.parameters(), plan.whole_rate, plan.whole_steps)
-        for _ in range(plan.whole_steps):
-            pixels = self.batch(plan.whole_batch, SIDE)
-            bounded = torch.tanh(model.encoder(pixels))
-            made = model.decoder(straight_through(bounded))
-            loop.step(picture_loss(made, pixels), self.code_loss(bounded))
-
-    def code_loss(self, bounded: Tensor) -> Tensor:
-        """Low when bits are certain and, over the batch, all codes equally frequent.
-
-        Both entropies are in nats a bit. The second is that of whole codes, not of single bits:
-        bits can be balanced one by one and still all say the same.
-
-        Args:
-            bounded: latents `[B, C, h, w]` between -1 and 1.
-        """
-        logits = _SHARPNESS * bounded.movedim(1, -1).flatten(0, -2)
-        n_bits = logits.shape[1]
-        uncertainty = (functional.softplus(logits) - logits * logits.sigmoid()).mean()
-        ones = (self.core.quantize.embedding > 0).to(logits.dtype)
-        log_share = functional.logsigmoid(logits) @ ones.T
-        log_share = log_share + functional.logsigmoid(-logits) @ (1 - ones).T
-        spread = torch.special.entr(log_share.exp().mean(0)).sum() / n_bits
-        loss: Tensor = self.plan.certainty_weight * uncertainty - self.plan.spread_weight * spread
-        return loss
+    def _stored(self) -> dict[str, Any]:
+        if self.store is None or not self.store.exists():
+            return {}
+        stored: dict[str, Any] = torch.load(self.store, weights_only=True)
+        if stored["identity"] != self.identity():
+            raise SystemExit(f"{self.store}: of a training with other settings; remove it first")
+        print(f"goes on after {stored['stage']} {stored['step']} of {self.store}", flush=True)
+        return stored
 
 
 class _Loop:
-    """Optimiser, learning rate and the printed progress of one part of the training."""
+    """Optimiser, progress and storing of one part of the training."""
 
     def __init__(
-        self, name: str, weights: Iterable[nn.Parameter], rate: float, n_steps: int
+        self, trainer: Trainer, stage: str, model: MagvitV2, rate: float, n_steps: int
     ) -> None:
-        self.name, self.weights, self.count = name, list(weights), 0
+        self.trainer, self.stage, self.model = trainer, stage, model
+        self.rate, self.n_steps, self.done = rate, n_steps, 0
+        self.weights = list(model.parameters())
         self.optimizer = torch.optim.AdamW(self.weights, lr=rate, betas=(0.9, 0.98))
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, rate, n_steps, pct_start=0.08, final_div_factor=20.0
-        )
         self.recent: list[tuple[float, float]] = []
 
-    def step(self, loss: Tensor, extra: Tensor) -> None:
+    def restore(self, stored: dict[str, Any]) -> None:
+        """Go on from a stored state, if it is of this part."""
+        if stored.get("stage") == self.stage:
+            self.model.load_state_dict(stored["model"])
+            self.optimizer.load_state_dict(stored["optimizer"])
+            self.done = stored["step"]
+
+    def run(self, batch: int, side: int, warm_steps: int) -> None:
+        """Train to the end of this part."""
+        cell = CELL if side == SIDE else CELL >> OUTER_LEVELS
+        while self.done < self.n_steps:
+            rng = random.Random(f"{self.trainer.seed} {self.stage} {self.done}")
+            pixels = self.trainer.batch(batch, side, rng)
+            noise = torch.Generator().manual_seed(rng.getrandbits(48))
+            # Both networks take half the time in bfloat16.
+            with torch.autocast("cpu", torch.bfloat16):
+                latents = self.model.encoder(pixels).float()
+                if self.done < warm_steps:
+                    coded = latents + _NOISE * torch.randn(latents.shape, generator=noise)
+                else:
+                    coded = straight_through(latents)
+                made = self.model.decoder(coded).float()
+            codes = self.trainer.code_loss(latents, cell_weights(pixels, cell))
+            self._step(picture_loss(made, pixels), codes)
+
+    def _step(self, pictures: Tensor, codes: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * _share_of_rate((self.done + 0.5) / self.n_steps)
         self.optimizer.zero_grad()
-        (loss + extra).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        (pictures + codes).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
-        self.schedule.step()
-        self.count += 1
-        self.recent.append((float(loss.detach()), float(extra.detach())))
-        if self.count % 50 == 0:
-            main, other = (sum(column) / len(column) for column in zip(*self.recent, strict=True))
-            self.recent = []
-            # The loss is a mean logarithm: in decibels it is nearly the mean PSNR.
-            decibel = 10 * (math.log10(4) - main / math.log(10))
-            print(
-                f"{time.process_time():7.0f} s  {self.name} {self.count}: "
-                f"about {decibel:.2f} dB, loss of the codes {other:.4f}",
-                flush=True,
-            )
+        self.done += 1
+        self.recent.append((float(pictures.detach()), float(codes.detach())))
+        if self.done % KEEP_EVERY == 0:
+            self._report()
+            self._keep()
 
-
-def straight_through(bounded: Tensor) -> Tensor:
-    """Signs of the latents, -1 for zero; gradients pass as if nothing had been done."""
-    signs = torch.where(bounded > 0, 1.0, -1.0)
-    return bounded + (signs - bounded).detach()
-
-
-def picture_loss(made: Tensor, pixels: Tensor) -> Tensor:
-    """Mean over the pictures of the logarithm of the squared error: what mean PSNR measures."""
-    error = (made - pixels).square().mean(dim=(1, 2, 3))
-    return (error + _ERROR_OFFSET).log().mean()
-
-
-@torch.no_grad()
-def grow(core: MagvitV2, whole: MagvitV2) -> None:
-    """Put outer levels around a core so that at first they only shrink and enlarge the picture.
-
-    Shrinking in them is averaging over 2x2, which commutes with the core's pointwise `conv_in`:
-    the codes are exactly the core's for the shrunken picture.
-    """
-    ends = ("encoder.conv_in", "decoder.norm_out", "decoder.conv_out")
-    moved = {}
-    for key, tensor in core.state_dict().items():
-        half, part, *rest = key.split(".")
-        if not key.startswith(ends) and part in ("down", "up"):
-            rest[0] = str(int(rest[0]) + OUTER_LEVELS)
-        moved[".".join((half, part, *rest))] = tensor
-    unexpected = whole.load_state_dict(moved, strict=False).unexpected_keys
-    assert not unexpected
-    state = whole.state_dict()  # shares memory with the weights
-    for key, tensor in state.items():
-        if _OUTER_RESIDUAL.match(key):
-            tensor.zero_()
-    for level in range(OUTER_LEVELS):
-        _set_filter(state, f"encoder.down.{level}.downsample.conv", torch.tensor([0.5, 0.5, 0.0]))
-        _set_filter(state, f"decoder.up.{level + 1}.upsample.conv", torch.tensor([0.25, 0.5, 0.25]))
-
-
-def _set_filter(state: Mapping[str, Tensor], name: str, row: Tensor) -> None:
-    """Let a convolution filter each channel on its own with one separable kernel."""
-    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
-    channels = torch.arange(len(weight))
-    weight.zero_()[channels, channels] = row[:, None] * row
-    bias.zero_()
-
-
-def _make_pointwise(conv: nn.Conv2d) -> None:
-    """Leave only the middle of a 3x3 kernel, now and in training."""
-    middle = torch.zeros(3, 3)
-    middle[1, 1] = 1.0
-    with torch.no_grad():
-        conv.weight.mul_(3 * middle)  # nine weights fewer, so each three times as large
-    conv.weight.register_hook(lambda gradient: gradient * middle)  # type: ignore[no-untyped-call]
-
-
-def _core_sizes() -> MagvitConfig:
-    """The network without its outer levels; it works on pictures of a quarter the side."""
-    encoder, decoder = (
-        replace(
-            stack,
-            ch_mult=stack.ch_mult[OUTER_LEVELS:],
-            num_res_blocks=stack.num_res_blocks[OUTER_LEVELS:],
+    def _report(self) -> None:
+        pictures, codes = (sum(column) / len(column) for column in zip(*self.recent, strict=True))
+        self.recent = []
+        # The loss is a mean logarithm: in decibels it is nearly the mean PSNR.
+        decibel = 10 * (math.log10(4) - pictures / math.log(10))
+        print(
+            f"{time.process_time():7.0f} s  {self.stage} {self.done} of {self.n_steps}: "
+            f"about {decibel:.2f} dB, loss of the codes {codes:.4f}",
+            flush=True,
         )
-        for stack in (SIZES.encoder, SIZES.decoder)
-    )
-    return MagvitConfig(encoder=encoder, decoder=decoder)
+
+    def _keep(self) -> None:
+        """Replace the stored state in one go, so that a kill leaves the old or the new one."""
+        store = self.trainer.store
+        if store is None:
+            return
+        state = {
+            "identity": self.trainer.identity(),
+            "stage": self.stage,
+            "step": self.done,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        fresh = store.with_name(f"{store.name}.new")
+        torch.save(state, fresh)
+        fresh.replace(store)
 
 
-def _channels_last(model: MagvitV2) -> MagvitV2:
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+def _share_of_rate(progress: float) -> float:
+    """Learning rate over its highest, at a share of the steps: up in a line, down in a cosine."""
+    if progress < _WARM_SHARE:
+        return progress / _WARM_SHARE
+    fallen = (1 - math.cos(math.pi * (progress - _WARM_SHARE) / (1 - _WARM_SHARE))) / 2
+    return 1 - (1 - _LAST_RATE) * fallen

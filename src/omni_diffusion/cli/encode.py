@@ -40,7 +40,10 @@ def command(
                 "distinct": distinct,
                 "grid": codes.grid if codes.height else None,
                 "fingerprint": codes.fingerprint,
+                "remarks": list(codes.remarks),
             }
             size = "×".join(map(str, codes.grid)) if codes.height else str(len(codes.codes))
             line = f"{target}: {size} {codes.kind} codes, {distinct} distinct, {codes.fingerprint}"
             typer.echo(json.dumps(facts) if as_json else line)
+            for remark in codes.remarks:
+                typer.echo(f"note: {file}: {remark}", err=True)

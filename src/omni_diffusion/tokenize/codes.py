@@ -26,13 +26,18 @@ _FIELDS = ("codes", "kind", "height", "fingerprint", "source")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Codes:
-    """See the module; `codes` is an int32 tensor `[n]`."""
+    """See the module; `codes` is an int32 tensor `[n]`.
+
+    Attributes:
+        remarks: what seems odd about the source (silent, clipped), in words; not stored.
+    """
 
     codes: Tensor
     kind: Literal["image", "speech"]
     height: int
     fingerprint: str
     source: str
+    remarks: tuple[str, ...] = ()
 
     @property
     def grid(self) -> tuple[int, int]:

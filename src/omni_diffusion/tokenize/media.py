@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from omni_diffusion.errors import FingerprintError, MediaError, WeightsError
 from omni_diffusion.tokenize.codes import Codes
 from omni_diffusion.tokenize.image.preprocess import PRESETS, load_picture, to_pictures, to_pixels
 from omni_diffusion.tokenize.image.tokenizer import ImageTokenizer
-from omni_diffusion.tokenize.speech.audio import load_audio
+from omni_diffusion.tokenize.speech.audio import AudioFacts, describe, load_audio
 from omni_diffusion.tokenize.speech.decoder import FlowDecoder
 from omni_diffusion.tokenize.speech.tokenizer import SpeechDecoder, SpeechTokenizer
 from omni_diffusion.tokenize.weights import DEMO
@@ -22,6 +23,9 @@ from omni_diffusion.tokenize.weights import DEMO
 IMAGE = "showlab/magvitv2"
 SPEECH = "zai-org/glm-4-voice-tokenizer"
 SPEECH_DECODER = "zai-org/glm-4-voice-decoder"
+
+CLIPPED_NOTED = 0.001
+"""Share of samples at full scale from which a sound is said to be clipped."""
 
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".oga")
 """Files that are taken for sounds; every other one is taken for a picture."""
@@ -81,13 +85,14 @@ class MediaTokenizers:
             WeightsError: the tokenizer cannot be loaded.
         """
         if path.suffix.lower() in SOUNDS:
-            tokenizer = self.speech_tokenizer
+            tokenizer, waveform = self.speech_tokenizer, load_audio(path)
             return Codes(
-                codes=tokenizer.encode([load_audio(path)])[0],
+                codes=tokenizer.encode([waveform])[0],
                 kind="speech",
                 height=0,
                 fingerprint=tokenizer.fingerprint,
                 source=path.name,
+                remarks=tuple(_remarks(describe(waveform))),
             )
         settings = self.image_tokenizer.preprocessing
         pixels = to_pixels(load_picture(path, settings), self.resolution, settings, str(path))
@@ -126,6 +131,14 @@ class MediaTokenizers:
 def is_demo(fingerprint: str) -> bool:
     """Whether a fingerprint is one of the demo tokenizers'."""
     return "-demo-" in fingerprint
+
+
+def _remarks(facts: AudioFacts) -> Iterator[str]:
+    """Silence and clipped sound have codes as any other, but are seldom what was meant."""
+    if facts.silent:
+        yield "silent: no sample reaches -80 dB of full scale"
+    if facts.clipped_share >= CLIPPED_NOTED:
+        yield f"clipped: {facts.clipped_share:.1%} of the samples are at full scale"
 
 
 def _check_made_by(tokenizer: ImageTokenizer, codes: Codes) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from omni_diffusion import tokenize
 from omni_diffusion.errors import CodeRangeError, MediaError, WeightsError
 from omni_diffusion.tokenize.speech.audio import (
+    MAX_CHANNELS,
     ChannelPolicy,
     Waveform,
     resample,
@@ -182,7 +183,8 @@ class SpeechTokenizer:
             One int32 tensor `[n_codes]` a recording, on the CPU, in the order given.
 
         Raises:
-            MediaError: a recording is empty, not finite or not float32; names which one.
+            MediaError: a recording is empty, not finite, not float32 or has more than two channels;
+                names which one.
         """
         checked = [_as_waveform(item, index) for index, item in enumerate(waveforms)]
         found: list[list[Tensor]] = [[] for _ in checked]
@@ -264,6 +266,10 @@ def _as_waveform(item: Waveform | tuple[Any, int], index: int) -> Waveform:
     source = f"waveform {index}"
     if array.ndim not in (1, 2) or array.dtype != np.float32:
         raise MediaError(source, f"must be float32 [n] or [channels, n], not {array.dtype}")
+    # Samples by channels, the other way round, would look like thousands of channels.
+    if array.ndim == 2 and len(array) > MAX_CHANNELS:
+        reason = f"has {len(array)} channels, more than {MAX_CHANNELS}; a Waveform may have more"
+        raise MediaError(source, reason)
     return Waveform(np.atleast_2d(array), int(rate), source)
 
 
