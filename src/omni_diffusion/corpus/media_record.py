@@ -65,7 +65,8 @@ class MediaRecord:
         digest = xxhash.xxh3_64()
         texts = (message.content.encode() for message in self.record.messages)
         for part in (*texts, *self.images, *self.audios):
-            digest.update(len(part).to_bytes(8, "little") + part)
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
         return digest.intdigest()
 
 

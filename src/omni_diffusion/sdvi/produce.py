@@ -75,6 +75,7 @@ class _Take:
     """A line at work: how often it was tried, and what is known of the last try."""
 
     attempt: int = 0
+    utterance: Utterance | None = None
     clip: Clip | None = None
     heard: str | None = None
     verdict: Verdict | None = None
@@ -240,6 +241,13 @@ class Producer:
             work.takes[line] = _Take(attempt=work.takes[line].attempt + 1)
 
     def _utterance(self, work: _Work, line: int) -> Utterance:
+        """What is said, by whom and how fast: chosen once a take."""
+        take = work.takes[line]
+        if take.utterance is None:
+            take.utterance = self._chosen(work, line)
+        return take.utterance
+
+    def _chosen(self, work: _Work, line: int) -> Utterance:
         key, attempt = work.plan.key, work.takes[line].attempt
         if work.plan.lines[line].role == "user":
             voice, rate = self._cast.user(key, attempt)

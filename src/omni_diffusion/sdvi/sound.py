@@ -64,8 +64,12 @@ def measure(speech: Speech) -> SoundMeasures:
     Raises:
         MediaError: it is empty, not one channel, or holds values that are not finite.
     """
-    samples = check(speech)
-    levels = _levels(speech)
+    check(speech)
+    return _measured(speech, _levels(speech))
+
+
+def _measured(speech: Speech, levels: NDArray[np.floating[Any]]) -> SoundMeasures:
+    samples = speech.samples
     magnitudes = np.abs(samples)
     loud = np.flatnonzero(_is_loud(levels))
     active = _decibels(float(np.mean(10.0 ** (levels[loud] / 10.0)))) if len(loud) else _FLOOR_DBFS
@@ -109,7 +113,10 @@ def finish(speech: Speech) -> Speech:
         MediaError: see `measure`.
     """
     check(speech)
-    levels = _levels(speech)
+    return _finished(speech, _levels(speech))
+
+
+def _finished(speech: Speech, levels: NDArray[np.floating[Any]]) -> Speech:
     loud = np.flatnonzero(_is_loud(levels))
     if not len(loud):
         return speech
@@ -163,8 +170,9 @@ def make_clip(speech: Speech) -> Clip:
     Raises:
         MediaError: see `measure`.
     """
-    measures = measure(speech)
-    finished = finish(speech)
+    check(speech)
+    levels = _levels(speech)
+    measures, finished = _measured(speech, levels), _finished(speech, levels)
     samples = np.clip(np.rint(finished.samples * 32768.0), -32768, 32767).astype(np.int16)
     sink = io.BytesIO()
     soundfile.write(sink, samples, finished.sample_rate_hz, format="FLAC", subtype="PCM_16")
