@@ -73,7 +73,16 @@ def load_recipe(path: str | os.PathLike[str], model: type[R], overrides: Sequenc
     Raises:
         RecipeError: names the file, the key and, for a misspelt key, the nearest valid one.
     """
-    node, value = _parse(_read(path), path)
+    return parse_recipe(_read(path), path, model, overrides)
+
+
+def parse_recipe(text: str, path: object, model: type[R], overrides: Sequence[str] = ()) -> R:
+    """Read the text of a recipe; `path` is what errors call it. See `load_recipe`.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    node, value = _parse(text, path)
     value = {} if value is None else value
     if not isinstance(value, dict):
         raise RecipeError(f"{path}: must hold keys and values, holds {type(value).__name__}")

@@ -25,11 +25,11 @@ from omni_diffusion.errors import JobError, RecipeError
 from omni_diffusion.pipelines.claim import claim_output
 from omni_diffusion.pipelines.engine import run_job
 from omni_diffusion.pipelines.run_file import Run
+from omni_diffusion.pipelines.spoken_report import spoken_report
 from omni_diffusion.pipelines.synthesize import estimate, job_of
 from omni_diffusion.pipelines.synthesize_recipe import SynthesizeRecipe
 from omni_diffusion.pipelines.tokenize import job_of as tokenize_job
 from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
-from omni_diffusion.pipelines.voice_report import voice_report
 from omni_diffusion.recipe import load_recipe
 from table4 import TABLE4
 
@@ -254,10 +254,13 @@ def test_an_estimate_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_balance_of_voices_is_reported(corpus: Path) -> None:
-    report = voice_report(str(corpus))
-    assert report.samples == 12
+    report = spoken_report(str(corpus))
+    assert report.records == 12
+    assert report.utterances == sum(len(e.audios) for e in records(corpus))
+    assert report.rules["T4.sentence"]
+    assert all(gate.passed == gate.looked_at for gate in report.gates)
     assert report.held_out
-    spoken = {v.voice for v in report.voices if v.samples}
+    spoken = {v.voice for v in report.voices if v.records}
     assert not spoken & set(report.held_out), "a held-out voice has spoken"
     assert [v.part for v in report.voices].count("assistant") == 1
     assert sum(report.rate.values()) == sum(report.accent.values()) == 12

@@ -1,13 +1,18 @@
 """The gates on real speech and a real recogniser: damage is refused, good speech is kept.
 
 Runs where `OMNI_ASR_MODEL` names a Whisper model in CTranslate2's form (a folder, or a name that
-faster-whisper finds without a network). `docs/sdvi.md` says how to get one.
+faster-whisper finds without a network). `docs/sdvi.md` says how to get one. `OMNI_GATE_FIGURES`
+may name a file that the figures are written to.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +26,7 @@ from omni_diffusion.sdvi.speech_cache import SpeechCache
 from speaking import Damaging, pictured
 
 MODEL = os.environ.get("OMNI_ASR_MODEL", "")
+FIGURES = os.environ.get("OMNI_GATE_FIGURES", "")
 
 pytestmark = pytest.mark.skipif(not MODEL, reason="OMNI_ASR_MODEL names no Whisper model")
 
@@ -80,10 +86,30 @@ def pico() -> Engine:
     return open_engine(PicoRecipe())
 
 
-def judged(engine: Engine, recogniser: Recogniser, count: int) -> list[Made | Reject]:
-    recipe = SynthesisRecipe(task="speech_to_image")
+@pytest.fixture(scope="module")
+def figures(recogniser: Recogniser, pico: Engine) -> Iterator[dict[str, Any]]:
+    """What became of good and damaged speech; written down where somebody asks for it."""
+    found: dict[str, Any] = {"engine": pico.fingerprint, "recogniser": recogniser.fingerprint}
+    yield found
+    if FIGURES:
+        Path(FIGURES).write_text(json.dumps({"figures": found}, indent=2) + "\n")
+
+
+def judged(
+    engine: Engine, recogniser: Recogniser, count: int, name: str, figures: dict[str, Any]
+) -> list[Made | Reject]:
+    recipe, began = SynthesisRecipe(task="speech_to_image"), time.process_time()
     producer = Producer(recipe, engine, SpeechCache(None), recogniser)
-    return producer.produce([(f"k{i}", pictured(c)) for i, c in enumerate(CAPTIONS[:count])])
+    made = producer.produce([(f"k{i}", pictured(c)) for i, c in enumerate(CAPTIONS[:count])])
+    kept = [r.record.quality["attempts"] for r in made if isinstance(r, Made)]
+    figures[name] = {
+        "utterances": count,
+        "kept": len(kept),
+        "kept_at_once": kept.count(1),
+        "refused_for": sorted(r.reason for r in made if isinstance(r, Reject)),
+        "cpu_s_per_utterance": round((time.process_time() - began) / count, 2),
+    }
+    return made
 
 
 def cut_off(speech: Speech, utterance: Utterance) -> np.ndarray:
@@ -108,28 +134,32 @@ def noisy(speech: Speech, _: Utterance) -> np.ndarray:
     return speech.samples + level * noise
 
 
-def test_good_speech_is_kept(pico: Engine, recogniser: Recogniser) -> None:
-    results = judged(pico, recogniser, len(CAPTIONS))
+def test_good_speech_is_kept(pico: Engine, recogniser: Recogniser, figures: dict[str, Any]) -> None:
+    results = judged(pico, recogniser, len(CAPTIONS), "good", figures)
     kept = [r for r in results if isinstance(r, Made)]
     assert len(kept) >= 0.95 * len(CAPTIONS), [r for r in results if isinstance(r, Reject)]
 
 
 @pytest.mark.parametrize("damage", [cut_off, faded_out, noisy])
-def test_damaged_speech_is_refused(pico: Engine, recogniser: Recogniser, damage: Damage) -> None:
+def test_damaged_speech_is_refused(
+    pico: Engine, recogniser: Recogniser, figures: dict[str, Any], damage: Damage
+) -> None:
     """Whatever voice is tried: all of them are damaged."""
 
     def damaged(speech: Speech, utterance: Utterance) -> Speech:
         return Speech(damage(speech, utterance).astype(np.float32), speech.sample_rate_hz)
 
-    results = judged(Damaging(pico, damaged), recogniser, 20)
+    results = judged(Damaging(pico, damaged), recogniser, 20, damage.__name__, figures)
     assert [r for r in results if isinstance(r, Made)] == []
     assert {r.stage for r in results if isinstance(r, Reject)} == {"gate"}
 
 
-def test_another_text_is_refused(pico: Engine, recogniser: Recogniser) -> None:
+def test_another_text_is_refused(
+    pico: Engine, recogniser: Recogniser, figures: dict[str, Any]
+) -> None:
     def another(_: Speech, utterance: Utterance) -> Speech:
         wrong = CAPTIONS[-1 - sum(map(len, utterance.text.split())) % 20]
         return pico.synthesize(wrong, utterance.voice, utterance.rate)
 
-    results = judged(Damaging(pico, another), recogniser, 15)
+    results = judged(Damaging(pico, another), recogniser, 15, "another_text", figures)
     assert [r for r in results if isinstance(r, Made)] == []

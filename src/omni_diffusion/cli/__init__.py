@@ -22,12 +22,12 @@ from omni_diffusion.cli import (
     select,
     serve,
     show,
+    spoken,
     status,
     synthesize,
     tokenize,
     train,
     verify,
-    voices,
 )
 from omni_diffusion.errors import OmniError
 
@@ -51,7 +51,7 @@ def _root(
 
 _VERBS = (
     *(tokenize, synthesize, run, status, demo_media),
-    *(verify, show, voices, audit, select, encode, decode),
+    *(verify, show, spoken, audit, select, encode, decode),
     *(plan, batch, estimate, train, curves),
     *(generate, serve, evaluate),
 )

@@ -138,6 +138,25 @@ def decode_media(
     return entry
 
 
+def record_size(key: str, data: bytes, where: object) -> int:
+    """Bytes of the record that stands after the header at the beginning of some bytes.
+
+    Args:
+        key: the record's key.
+        data: from the first member's header on; 512 bytes at least.
+        where: file named in errors.
+
+    Raises:
+        CorpusError: there is no header of this record.
+    """
+    digits = data[124:135]
+    if len(data) >= tar.BLOCK and digits and not digits.strip(b"01234567"):
+        size = int(digits, 8)
+        if data[: tar.BLOCK] == tar.member_header(f"{key}.json", size):
+            return size
+    raise CorpusError(where, f"{key}: no header of {key}.json where the index says")
+
+
 def _extension(entry: MediaRecord, kind: str, number: int) -> str:
     """What a file is by its first bytes."""
     data = (entry.images if kind == "image" else entry.audios)[number]

@@ -12,8 +12,8 @@ from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.pipelines.read_ahead import read_ahead
 from omni_diffusion.pipelines.sources.partition import Item
+from omni_diffusion.pipelines.spoken_report import VOICES
 from omni_diffusion.pipelines.synthesize_recipe import SynthesizeRecipe
-from omni_diffusion.pipelines.voice_report import VOICES
 from omni_diffusion.sdvi.engines import open_engine
 from omni_diffusion.sdvi.pictures import picture_fault
 from omni_diffusion.sdvi.produce import Made, Producer

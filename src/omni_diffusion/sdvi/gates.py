@@ -98,7 +98,37 @@ def judge(sound: SoundMeasures, text_spoken: str, heard: str | None, recipe: Gat
         "end_db": sound.end_db,
         "noise_db": sound.noise_db,
     }
-    bounds: dict[str, tuple[float, float]] = {
+    hopeless = False
+    if heard is not None:
+        errors = compare(text_spoken, heard)
+        values |= {"wer": errors.wer, "cer": errors.cer, "normalized_words": errors.words}
+        if errors.words > recipe.short_words:
+            hopeless = errors.wer > recipe.wer_reject
+        else:
+            hopeless = errors.cer > recipe.cer_reject
+    wanted = bounds(values, words, recipe)
+    missed = [name for name, (low, high) in wanted.items() if not low <= values[name] <= high]
+    decision = Decision.KEEP if not missed else Decision.REJECT if hopeless else Decision.RETRY
+    detail = "; ".join(
+        f"{name} {values[name]:.3g}, not {wanted[name][0]:g} to {wanted[name][1]:g}"
+        for name in missed
+    )
+    if heard is not None and missed:
+        detail += f"; heard {heard[:200]!r}"
+    return Verdict(decision=decision, reasons=tuple(missed), values=values, detail=detail)
+
+
+def bounds(
+    values: Mapping[str, float], words: int, recipe: GateRecipe
+) -> dict[str, tuple[float, float]]:
+    """What each gate that looks at an utterance lets through, both ends included.
+
+    Args:
+        values: what `judge` measured.
+        words: of the spoken text.
+        recipe: the thresholds.
+    """
+    found: dict[str, tuple[float, float]] = {
         "duration_s": recipe.duration_s,
         "rms_dbfs": recipe.rms_dbfs,
         "silence_s": (0.0, recipe.silence_s),
@@ -108,24 +138,12 @@ def judge(sound: SoundMeasures, text_spoken: str, heard: str | None, recipe: Gat
         "noise_db": (-200.0, recipe.noise_db),
     }
     if words > recipe.short_words:
-        bounds["words_per_s"] = recipe.words_per_s
-    hopeless = False
-    if heard is not None:
-        errors = compare(text_spoken, heard)
-        values |= {"wer": errors.wer, "cer": errors.cer}
-        if errors.words > recipe.short_words:
-            if errors.cer > recipe.cer_close:
-                bounds["wer"] = (0.0, recipe.wer_keep)
-            hopeless = errors.wer > recipe.wer_reject
+        found["words_per_s"] = recipe.words_per_s
+    if "wer" in values:
+        if values["normalized_words"] <= recipe.short_words:
+            found["cer"] = (0.0, recipe.cer_keep)
         else:
-            bounds["cer"] = (0.0, recipe.cer_keep)
-            hopeless = errors.cer > recipe.cer_reject
-    missed = [name for name, (low, high) in bounds.items() if not low <= values[name] <= high]
-    decision = Decision.KEEP if not missed else Decision.REJECT if hopeless else Decision.RETRY
-    detail = "; ".join(
-        f"{name} {values[name]:.3g}, not {bounds[name][0]:g} to {bounds[name][1]:g}"
-        for name in missed
-    )
-    if heard is not None and missed:
-        detail += f"; heard {heard[:200]!r}"
-    return Verdict(decision=decision, reasons=tuple(missed), values=values, detail=detail)
+            # So close in letters that words do not matter.
+            close = values["cer"] <= recipe.cer_close
+            found["wer"] = (0.0, max(recipe.wer_keep, values["wer"] if close else 0.0))
+    return found
