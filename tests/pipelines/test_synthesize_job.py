@@ -248,7 +248,8 @@ def test_how_an_engine_is_asked_may_change_but_not_what_is_made(
 
 def test_an_estimate_writes_nothing(tmp_path: Path) -> None:
     found = estimate(recipe(tmp_path / "out", f"cache={tmp_path / 'cache'}"))
-    assert (found.partitions, found.records, found.probed) == (3, 12, 6)
+    assert (found.partitions, found.records) == (3, 12)
+    assert found.probed >= 1  # as many as a few seconds allow
     assert found.output_bytes
     assert not list(tmp_path.iterdir())
 
