@@ -215,7 +215,7 @@ def main(
     keep: bool = typer.Option(False, "--keep", help="Write benchmarks/results/sdvi.json."),
 ) -> None:
     """CPU of the synthesis job against its engine alone, and against its own cache."""
-    questions, drawings, repeats = (100, 60, 1) if short else (300, 150, 3)
+    questions, drawings, repeats = (100, 60, 1) if short else (200, 100, 3)
     figures = benchmark(questions, drawings, repeats)
     if keep and not short:
         save("sdvi", figures)
