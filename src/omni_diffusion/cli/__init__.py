@@ -18,6 +18,7 @@ from omni_diffusion.cli import (
     evaluate,
     generate,
     plan,
+    report,
     run,
     select,
     serve,
@@ -51,7 +52,7 @@ def _root(
 
 _VERBS = (
     *(tokenize, synthesize, run, status, demo_media),
-    *(verify, show, spoken, audit, select, encode, decode),
+    *(verify, show, spoken, audit, report, select, encode, decode),
     *(plan, batch, estimate, train, curves),
     *(generate, serve, evaluate),
 )

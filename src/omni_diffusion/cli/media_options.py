@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import typer
@@ -42,3 +43,24 @@ def tokenizers(
         crop=crop,
         device=device,
     )
+
+
+def of_corpus(
+    fingerprints: Mapping[str, str], image: str, speech: str, decoder: str, device: str
+) -> MediaTokenizers:
+    """The tokenizers that made a corpus: the demo ones, or those that the options name.
+
+    Args:
+        fingerprints: as the corpus's manifest names them.
+        image: what the option of pictures says.
+        speech: what the option of speech says.
+        decoder: what the option of the speech decoder says.
+        device: where they run.
+    """
+    from omni_diffusion.tokenize.media import MediaTokenizers, is_demo
+
+    if is_demo(fingerprints.get("image", "")):
+        image = "demo"
+    if is_demo(fingerprints.get("speech", "")):
+        speech = decoder = "demo"
+    return MediaTokenizers(image=image, speech=speech, speech_decoder=decoder, device=device)

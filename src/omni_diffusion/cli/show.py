@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -46,8 +46,7 @@ def command(
     sample = opened.get(key)
     if out:
         fingerprints = opened.manifest.fingerprints
-        demo = any("-demo-" in fingerprints.get(name, "") for name in ("image", "speech"))
-        tokenizers = media_options.tokenizers(demo, image, speech, decoder, device)
+        tokenizers = media_options.of_corpus(fingerprints, image, speech, decoder, device)
         _write_media(sample, fingerprints, tokenizers, out)
     if as_json:
         typer.echo(json.dumps(_describe(sample), indent=2, ensure_ascii=False))
@@ -92,25 +91,13 @@ def _write_media(
     sample: Sample, fingerprints: Mapping[str, str], tokenizers: MediaTokenizers, out: Path
 ) -> None:
     """One file a picture, sound and message, and the record."""
-    import torch
-
-    from omni_diffusion.tokenize.codes import Codes
+    from omni_diffusion.tokenize.codes import span_codes
 
     _write_texts(sample.record, out)
     for i, span in enumerate(_spans(sample)):
-        if span["stream"] not in ("image256", "image512", "speech"):
-            continue
-        rows = sample.streams[span["stream"]][span["start"] :][: span["length"]]
-        kind: Literal["image", "speech"] = "speech" if span["stream"] == "speech" else "image"
-        codes = Codes(
-            codes=torch.from_numpy(rows.astype("int32")),
-            kind=kind,
-            height=span["height"],
-            fingerprint=fingerprints.get(kind, "(none)"),
-            source=f"{sample.key}, span {i}",
-        )
-        stem = out / f"span{i}-{span['role']}-{span['stream']}"
-        typer.echo(tokenizers.decode_to_file(codes, stem), err=True)
+        if (codes := span_codes(sample, i, fingerprints)) is not None:
+            stem = out / f"span{i}-{span['role']}-{span['stream']}"
+            typer.echo(tokenizers.decode_to_file(codes, stem), err=True)
 
 
 def _describe(sample: Sample) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omni_diffusion.corpus.sample import STREAMS, Sample
 from omni_diffusion.errors import MediaError
 
 _FIELDS = ("codes", "kind", "height", "fingerprint", "source")
@@ -50,6 +52,29 @@ class Codes:
         values = {name: np.asarray(getattr(self, name)) for name in _FIELDS}
         np.savez(buffer, allow_pickle=False, **values)
         path.write_bytes(buffer.getvalue())
+
+
+def span_codes(sample: Sample, span: int, fingerprints: Mapping[str, str]) -> Codes | None:
+    """Codes of one picture or sound of a sample; None for text and continuous features.
+
+    Args:
+        sample: the sample.
+        span: row of its span table.
+        fingerprints: what made the tokens, by kind, as a corpus names it.
+    """
+    row = sample.spans[span]
+    stream = STREAMS[row["stream"]].name
+    if stream not in ("image256", "image512", "speech"):
+        return None
+    start, length = int(row["start"]), int(row["length"])
+    kind: Literal["image", "speech"] = "speech" if stream == "speech" else "image"
+    return Codes(
+        codes=torch.from_numpy(sample.streams[stream][start : start + length].astype("int32")),
+        kind=kind,
+        height=int(row["height"]),
+        fingerprint=fingerprints.get(kind, "(none)"),
+        source=f"{sample.key}, span {span}",
+    )
 
 
 def load_codes(path: Path) -> Codes:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from PIL.Image import Image as Picture
 
 from omni_diffusion.errors import FingerprintError, MediaError, WeightsError
 from omni_diffusion.tokenize.codes import Codes
@@ -116,16 +118,37 @@ class MediaTokenizers:
             CodeRangeError: a code outside the code book.
         """
         if codes.kind == "image":
-            _check_made_by(self.image_tokenizer, codes)
-            pixels = self.image_tokenizer.decode(codes.codes[None], codes.grid)
             target = stem.with_name(f"{stem.name}.png")
-            to_pictures(pixels)[0].save(target)
+            self.picture(codes).save(target)
             return target
+        samples, rate = self.sound(codes)
+        target = stem.with_name(f"{stem.name}.wav")
+        soundfile.write(target, samples, rate, "PCM_16")
+        return target
+
+    def picture(self, codes: Codes) -> Picture:
+        """The picture that codes stand for; raises what `decode_to_file` raises."""
+        _check_made_by(self.image_tokenizer, codes)
+        pixels = self.image_tokenizer.decode(codes.codes[None], codes.grid)
+        return to_pictures(pixels)[0]
+
+    def sound(self, codes: Codes) -> tuple[NDArray[np.float32], int]:
+        """The sound that codes stand for, and its rate in Hz.
+
+        Returns:
+            Samples from -1 to 1: a louder sound is turned down as a whole, not cut.
+
+        Raises:
+            MediaError: the decoder gave something that is no sound.
+            FingerprintError: another tokenizer made the codes.
+            CodeRangeError: a code outside the code book.
+        """
         _check_family(self.speech, codes)
         samples = self.sounding.decode(codes.codes)
-        target = stem.with_name(f"{stem.name}.wav")
-        _write_wav(samples, self.sounding.sample_rate_hz, target)
-        return target
+        if not torch.isfinite(samples).all():
+            raise MediaError(codes.source, "the decoded sound is not finite")
+        peak = float(samples.abs().max()) if len(samples) else 0.0
+        return (samples / max(1.0, peak)).cpu().numpy(), self.sounding.sample_rate_hz
 
 
 def is_demo(fingerprint: str) -> bool:
@@ -154,11 +177,3 @@ def _check_family(speech: str, codes: Codes) -> None:
     if is_demo(codes.fingerprint) != (speech == DEMO):
         reason = f"made by {codes.fingerprint}, which {speech} does not understand"
         raise FingerprintError(codes.source, reason)
-
-
-def _write_wav(samples: Tensor, sample_rate_hz: int, path: Path) -> None:
-    peak = float(samples.abs().max()) if len(samples) else 0.0
-    if not torch.isfinite(samples).all():
-        raise MediaError(path, "the decoded sound is not finite")
-    # 16-bit files hold -1 to 1; louder sounds are turned down as a whole, not cut.
-    soundfile.write(path, (samples / max(1.0, peak)).cpu().numpy(), sample_rate_hz, "PCM_16")
