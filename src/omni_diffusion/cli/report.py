@@ -97,8 +97,10 @@ def _described(report: Report, out: str, n_bytes: int) -> dict[str, object]:
 
 
 def _print(report: Report, out: str, n_bytes: int) -> None:
+    from omni_diffusion.audit.answer import printable
+
     for problem in (*report.problems, *report.faults):
-        typer.echo(f"note: {problem}", err=True)
+        typer.echo(f"note: {printable(problem)}", err=True)
     if report.unread:
         typer.echo(f"note: {report.unread} samples could not be read", err=True)
     shown = f"{report.samples} samples, {report.pictures} pictures, {report.sounds} sounds"

@@ -9,7 +9,7 @@ from typing import Any
 from omni_diffusion.audit.audit import Audit
 from omni_diffusion.audit.named import NamedQuery, named_queries
 from omni_diffusion.audit.report.charts import Chart, Row, chart
-from omni_diffusion.audit.report.text import cell, heading, visible
+from omni_diffusion.audit.report.text import cell, heading
 from omni_diffusion.errors import OmniError
 
 FITTING = "fitting"
@@ -172,7 +172,7 @@ def ask(audit: Audit, question: Question, longest: int) -> Answer:
     try:
         rows, more = _rows(audit, query, query.values(told_settings))
     except OmniError as error:
-        fault = visible(str(error))
+        fault = str(error)
         return Answer(**told, chart=None, columns=[], rows=[], hidden=0, fault=fault)
     names = list(rows[0]) if rows else []
     columns = [(heading(name), _holds_numbers(rows, name)) for name in names]

@@ -15,7 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from omni_diffusion.audit.named import Plot
-from omni_diffusion.audit.report.text import cell, heading, is_share
+from omni_diffusion.audit.report.text import MOST_IN_LABEL, brief, cell, heading, is_share
 
 Row = Mapping[str, Any]
 
@@ -111,7 +111,7 @@ def _label(row: Row, *columns: str | None) -> str:
     if columns[-1] == "from_ids" and "to_ids" in row:
         return f"{cell(row['from_ids'])}–{cell(row['to_ids'])}" if row["to_ids"] else "all"
     named = (cell(row[c], c) if row[c] is not None else "(none)" for c in columns if c)
-    return " · ".join(named)
+    return brief(" · ".join(named), MOST_IN_LABEL)
 
 
 def _bars(plot: Plot, rows: Sequence[Row]) -> Bars | None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from omni_diffusion.audit.report.encoding import Budget, picture_uri, sound_uri
 from omni_diffusion.audit.report.gallery import Place
-from omni_diffusion.audit.report.text import cell, heading, shortened, visible
+from omni_diffusion.audit.report.text import cell, heading, shortened
 from omni_diffusion.corpus.record import AUDIO, IMAGE
 from omni_diffusion.corpus.sample import STREAMS, Sample, decode_sample
 from omni_diffusion.corpus.sidecar import QUALITY, tar_name
@@ -146,10 +146,10 @@ class Decoder:
         try:
             return self._picture(codes, alt) if codes.kind == "image" else self._sound(codes)
         except WeightsError as error:
-            self._refused[codes.kind] = visible(f"not decoded: {error}")
+            self._refused[codes.kind] = f"not decoded: {error}"
             return Part(kind="absent", text=self._refused[codes.kind])
         except OmniError as error:
-            return Part(kind="absent", text=visible(f"not decoded: {error}"))
+            return Part(kind="absent", text=f"not decoded: {error}")
 
     def _picture(self, codes: Codes, alt: str) -> Part:
         picture = self._tokenizers.picture(codes)

@@ -9,7 +9,14 @@ from typing import Any
 
 from omni_diffusion.audit.audit import Audit
 from omni_diffusion.audit.named import named_queries
-from omni_diffusion.audit.report.text import amount, duration, percent, shortened, size, visible
+from omni_diffusion.audit.report.text import (
+    amount,
+    brief,
+    duration,
+    percent,
+    shortened,
+    size,
+)
 
 CODES_A_SECOND = 12.5
 
@@ -85,7 +92,7 @@ def overview(audit: Audit) -> Overview:
     rejects = audit.rows("SELECT count(*) AS n FROM rejects")[0]["n"]
     health = audit.rows(named_queries()["shard_health"].sql)
     ill = [row for row in health if row["problem"]]
-    problems = [visible(f"shard {row['shard']}: {row['problem']}") for row in ill]
+    problems = [f"shard {row['shard']}: {row['problem']}" for row in ill]
     return Overview(
         figures=_figures(totals, rejects, len(health), len(ill)),
         parts=_parts(totals),
@@ -144,12 +151,11 @@ def reasons(audit: Audit) -> list[Reason]:
     """The commonest reasons of rejects, with three examples each."""
     return [
         Reason(
-            stage=visible(row["stage"]),
-            reason=shortened(row["reason"], 200)[0],
+            stage=brief(row["stage"], 60),
+            reason=brief(row["reason"], 160),
             records=row["records"],
             examples=[
-                (shortened(e["key"], 200)[0], shortened(e["detail"], 400)[0])
-                for e in row["examples"]
+                (brief(e["key"], 160), shortened(e["detail"], 400)[0]) for e in row["examples"]
             ],
         )
         for row in audit.rows(_EXAMPLES)
@@ -163,7 +169,7 @@ def makers(audit: Audit) -> list[tuple[str, str]]:
         return []
     named = {f"{kind} tokenizer": name for kind, name in sorted(manifest.fingerprints.items())}
     named |= {"recipe": manifest.recipe_digest, "corpus": manifest.digest, "base": manifest.base}
-    return [(name, visible(value)) for name, value in named.items() if value]
+    return [(name, value) for name, value in named.items() if value]
 
 
 def runs(audit: Audit) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from omni_diffusion import __version__
 from omni_diffusion.audit.audit import Audit
@@ -150,7 +151,7 @@ def make_report(
         reasons=overview.reasons(audit),
         makers=overview.makers(audit),
         runs=overview.runs(audit),
-        notes=[visible(note) for note in dict.fromkeys(audit.notes)],
+        notes=list(dict.fromkeys(audit.notes)),
     )
     parts = [p for e in gallery.exhibits for turn in e.turns for p in turn.parts]
     return Report(
@@ -192,7 +193,12 @@ class _Steps:
     def __init__(self, on_step: Step | None, total: int) -> None:
         self._on_step, self._total, self._done = on_step, total, 0
 
+    def left(self, n: int) -> None:
+        """So many are to come."""
+        self._total = self._done + n
+
     def done(self) -> None:
+        """One more."""
         self._done += 1
         if self._on_step:
             self._on_step(self._done, self._total)
@@ -209,6 +215,7 @@ def _gallery(
     made_by = overview.fingerprints(audit)
     manifest = audit.corpus.manifest
     common = manifest.fingerprints if manifest else next(iter(made_by.values()), {})
+    steps.left(sum(wanted.values()))
     room = max(0, settings.max_bytes - _REST_BYTES)
     decoder = Decoder(tokenizers(common), Budget(room, sum(wanted.values())))
     shown: dict[Group, list[Exhibit]] = {}
@@ -236,7 +243,7 @@ def _exhibit(
         sample = read_sample(audit.corpus.shards, place)
         return decoder.exhibit(place, sample, made_by.get(place.shard, {}))
     except OmniError as error:
-        faults.append(visible(str(error)))
+        faults.append(str(error))
         return None
 
 
@@ -245,12 +252,18 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("omni_diffusion.audit.report", "."),
         autoescape=True,
+        finalize=_visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"width": _width, "cell": cell, "heading": heading}
     return environment.get_template("page.html")
+
+
+def _visible(value: Any) -> Any:
+    """What every value in the template goes through before it is escaped."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _width(share: Any) -> str:

@@ -1,6 +1,7 @@
 """Texts of a corpus for a page: nothing in them may hide, reorder or command anything.
 
-Escaping of HTML is the template's business; this is about characters that escaping leaves alone.
+Escaping of HTML is the template's business; `visible` is about characters that escaping leaves
+alone, and the template calls it for everything that it puts into the page.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ _UNSEEN = frozenset("\u00ad\u200b\u2028\u2029\u2060\ufeff")
 
 MOST_CHARACTERS = 1200
 """Of one piece of text; a page is for looking, `show` prints the whole."""
+
+MOST_IN_CELL = 160
+MOST_IN_LABEL = 48
 
 
 def visible(text: str) -> str:
@@ -41,10 +45,14 @@ def _seen(c: str) -> str:
 
 
 def shortened(text: str, most: int = MOST_CHARACTERS) -> tuple[str, int]:
-    """The beginning of a text, made visible, and how many characters are left out."""
-    if len(text) <= most:
-        return visible(text), 0
-    return visible(text[:most]), len(text) - most
+    """The beginning of a text, and how many characters are left out."""
+    return text[:most], max(0, len(text) - most)
+
+
+def brief(text: str, most: int) -> str:
+    """The beginning of a text on one line."""
+    short, left_out = shortened(" ".join(text.split()), most)
+    return f"{short}…" if left_out else short
 
 
 def amount(value: float) -> str:
@@ -116,8 +124,7 @@ def cell(value: Any, column: str = "") -> str:
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value)
-    short, left_out = shortened(str(value), 300)
-    return f"{short} … ({left_out:,} more characters)" if left_out else short
+    return brief(str(value), MOST_IN_CELL)
 
 
 def heading(column: str) -> str:
