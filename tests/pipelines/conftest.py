@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from ray_nodes import patiently, start_cluster
+
 SUPPORT = str(Path(__file__).parents[1] / "support")
 
 
@@ -19,15 +21,10 @@ def ray_cluster() -> Iterator[Any]:
     # Workers must find the jobs of the tests.
     os.environ["PYTHONPATH"] = SUPPORT
     import ray
-    from ray.cluster_utils import Cluster
 
-    # Only workers that are asked for: every one costs seconds on a loaded machine.
-    lean = {"prestart_worker_first_driver": False}
-    head = {"num_cpus": 2, "include_dashboard": False, "_system_config": lean}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        cluster.add_node(num_cpus=2, wait=False)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+    cluster = start_cluster(more_nodes=2)
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    patiently(lambda: ray.init(address=cluster.address, **quiet))
     yield cluster
     ray.shutdown()
     cluster.shutdown()

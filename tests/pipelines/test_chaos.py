@@ -18,8 +18,8 @@ def test_twenty_kills_leave_no_trace() -> None:
     in a process of its own: nobody else's nodes are killed.
     """
     words = [sys.executable, str(CHAOS), "--kills", "20", "--seed", "2"]
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    said = done.stdout.decode()
-    assert done.returncode == 0, said
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    said = done.stdout
+    assert done.returncode == 0, f"{said}\n{done.stderr[-1500:]}"
     killed = Counter(re.findall(r"kill +\d+: (\w+)", said))
     assert killed == {"worker": 14, "driver": 3, "node": 3}, said

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -18,12 +20,14 @@ from omni_diffusion.corpus.manifest import Manifest
 from omni_diffusion.corpus.rejects import read_rejects
 from omni_diffusion.corpus.storage import TEMPORARY, Storage
 from omni_diffusion.corpus.verify import verify
-from omni_diffusion.errors import FingerprintError, JobError, SourceError
+from omni_diffusion.errors import CorpusError, FingerprintError, JobError, SourceError
 from omni_diffusion.pipelines import engine
 from omni_diffusion.pipelines.engine import run_job
 from omni_diffusion.pipelines.pool import Event, LocalPool, NoWorker
 from omni_diffusion.pipelines.run_file import Run, RunFile, last_run
 from omni_diffusion.pipelines.run_recipe import RayRecipe, RunRecipe
+
+SUPPORT = str(Path(__file__).parents[1] / "support")
 
 pytestmark = pytest.mark.usefixtures("ray_address")
 
@@ -258,6 +262,43 @@ def test_a_source_that_has_changed_is_noticed(tmp_path: Path) -> None:
         do(NumberJob(str(out), rows=9), tries=1)
 
 
+def test_a_shard_whose_rejects_are_gone_is_not_passed_over(tmp_path: Path) -> None:
+    """In = out + rejects holds of what is there, not only of what was counted."""
+    do(NumberJob(str(tmp_path)))
+    (tmp_path / "rejects/00003.parquet").unlink()
+    with pytest.raises(CorpusError, match=r"rejects/00003.parquet: missing, .* counts 2 rejects"):
+        do(NumberJob(str(tmp_path)))
+    run = last_run(Storage(tmp_path))
+    assert run is not None
+    assert run.state == "failed"
+    (tmp_path / "shards/00003.parquet").unlink()
+    manifest, _ = do(NumberJob(str(tmp_path)))
+    assert (manifest.rows, manifest.rejects) == (69, 11)
+
+
+def test_a_cluster_that_is_gone_is_told_at_once(tmp_path: Path) -> None:
+    """Ray itself would go on asking for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    code = f"""
+from jobs import NumberJob
+from omni_diffusion.pipelines.engine import run_job
+from omni_diffusion.pipelines.run_recipe import RayRecipe, RunRecipe
+run_job(NumberJob({str(tmp_path)!r}), RunRecipe(ray=RayRecipe(address="127.0.0.1:{port}")), "")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": SUPPORT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"JobError: no Ray cluster at 127.0.0.1:{port}: nothing answers" in done.stderr
+    run = last_run(Storage(tmp_path))
+    assert run is not None
+    assert run.state == "failed"
+
+
 def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
     """A job over nothing is a wrong path, not a success."""
     with pytest.raises(SourceError, match="holds no records"):
@@ -273,24 +314,45 @@ def test_the_output_of_a_larger_plan_is_refused(tmp_path: Path) -> None:
         do(NumberJob(str(tmp_path / "a"), partitions=3))
 
 
-def test_two_jobs_do_not_write_to_one_folder(tmp_path: Path) -> None:
-    """A second driver is told which process is at work."""
+def unended_run(output: Path, host: str = "", pid: int = 0) -> RunFile:
+    """The file of a run that has not said how it ended, last heard of in 2020."""
     run = Run("20990101T000000-aaaaaa", "numbers", "digest", state="running")
-    file = RunFile(Storage(tmp_path), run)
-    file.run.pid = os.getppid()
+    file = RunFile(Storage(output), run)
+    run.host, run.pid = host or run.host, pid or run.pid
     file.write()
-    with pytest.raises(JobError, match=rf"process {os.getppid()} on"):
+    path = output / "runs/20990101T000000-aaaaaa.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"updated": "2020-01-01T00:00:00.000+00:00"}))
+    return file
+
+
+def test_two_jobs_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    """A second driver is told which process is at work, however long that has said nothing."""
+    unended_run(tmp_path)
+    with pytest.raises(JobError, match=rf"process {os.getpid()} on"):
+        do(NumberJob(str(tmp_path)))
+
+
+def test_a_number_that_another_process_bears_now_is_not_the_run(tmp_path: Path) -> None:
+    """Systems use process numbers again."""
+    unended_run(tmp_path, pid=os.getppid())
+    do(NumberJob(str(tmp_path)))
+
+
+def test_a_run_on_another_machine_counts_while_it_is_heard_of(tmp_path: Path) -> None:
+    """Its process cannot be asked, so its file is."""
+    file = unended_run(tmp_path, host="elsewhere")
+    do(NumberJob(str(tmp_path)))
+    file.write()
+    with pytest.raises(JobError, match="on elsewhere"):
         do(NumberJob(str(tmp_path)))
 
 
 def test_a_dead_run_does_not_bar_the_next(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     """After a kill the same command goes on without waiting."""
-    run = Run("19990101T000000-aaaaaa", "numbers", "digest", state="running")
-    file = RunFile(Storage(tmp_path / "out"), run)
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-        file.run.pid = process.pid
-    file.write()
+    unended_run(tmp_path / "out", pid=process.pid)
     do(NumberJob(str(tmp_path / "out")))
     assert contents(tmp_path / "out") == undisturbed
 

@@ -36,6 +36,7 @@ from jobs import NumberJob, contents, open_gate  # noqa: E402
 from omni_diffusion.corpus.storage import TEMPORARY  # noqa: E402
 from omni_diffusion.pipelines.engine import run_job  # noqa: E402
 from omni_diffusion.pipelines.run_recipe import RayRecipe, RunRecipe  # noqa: E402
+from ray_nodes import add_node, start_cluster  # noqa: E402
 
 DRIVER = """
 import sys
@@ -159,8 +160,7 @@ class Chaos:
         elif kind == "node":
             nodes = sorted(self.cluster.worker_nodes, key=lambda node: node.unique_id)
             self.cluster.remove_node(chance.choice(nodes), allow_graceful=False)
-            # Nobody waits for it: the job goes on with the other nodes until it is there.
-            self.cluster.add_node(num_cpus=2, wait=False)
+            add_node(self.cluster)
         else:
             while not self._kill_worker(chance):
                 if (code := self.driver.poll()) is not None:
@@ -267,14 +267,7 @@ def main() -> None:
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["PYTHONPATH"] = str(SUPPORT)
-    from ray.cluster_utils import Cluster
-
-    # Only workers that are asked for: every one costs seconds on a loaded machine.
-    lean = {"prestart_worker_first_driver": False}
-    head = {"num_cpus": 2, "include_dashboard": False, "_system_config": lean}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        cluster.add_node(num_cpus=2, wait=False)
+    cluster = start_cluster(more_nodes=2)
     say(f"{arguments.kills} kills, seed {arguments.seed}, three Ray nodes of two CPUs")
     with tempfile.TemporaryDirectory() as folder:
         trial = Chaos(cluster, Path(folder), arguments.kills, arguments.seed, say)

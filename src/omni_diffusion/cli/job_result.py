@@ -32,6 +32,8 @@ def print_result(output: str, manifest: Manifest, run: Run, as_json: bool) -> No
             f"this run: {run.partitions['done_now']} shards, {run.rows} samples, {run.rejects} "
             f"rejects in {duration(run.wall_s)}, workers busy {run.busy_share:.0%}"
         )
+    else:
+        typer.echo("this run: nothing was missing")
     for reason, count in sorted(run.reasons.items(), key=lambda pair: -pair[1])[:5]:
         typer.echo(f"  {count} rejected: {reason}")
 
@@ -41,7 +43,8 @@ def print_estimate(found: Estimate, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return
-    records = "an unknown number of" if found.records is None else f"{found.records}"
+    about = "an unknown number of" if found.records_about is None else f"{found.records_about}"
+    records = f"about {about}" if found.records is None and found.records_about else about
     typer.echo(f"{found.partitions} partitions ({found.done} done), {records} records")
     for name in found.first:
         typer.echo(f"  {name}")

@@ -17,13 +17,13 @@ def command(
     """Show the newest run of a job: done, failed, rejected, rate, stragglers, time left."""
     from omni_diffusion.corpus.storage import Storage
     from omni_diffusion.errors import JobError
-    from omni_diffusion.pipelines.run_file import ENDED, SILENT_S, last_run, seconds_since
+    from omni_diffusion.pipelines.run_file import ENDED, is_at_work, last_run, seconds_since
 
     run = last_run(Storage(output))
     if run is None:
         raise JobError(f"{output}: no job has run there (there is no runs/*.json)")
     silent = seconds_since(run.updated)
-    dead = run.state not in ENDED and silent > SILENT_S
+    dead = run.state not in ENDED and not is_at_work(run)
     if as_json:
         typer.echo(json.dumps(asdict(run) | {"silent_s": round(silent, 1), "dead": dead}, indent=2))
         return

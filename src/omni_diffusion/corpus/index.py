@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from omni_diffusion.corpus.manifest import Manifest, write_manifest
+from omni_diffusion.corpus.rejects import rejects_name
 from omni_diffusion.corpus.sidecar import (
     LENGTHS,
     PARQUET_SETTINGS,
@@ -74,6 +75,15 @@ def tar_numbers(storage: Storage) -> list[int]:
     return _numbers_of(storage, _TAR)
 
 
+def _check_rejects(storage: Storage, infos: Iterable[ShardInfo]) -> None:
+    there = {entry.name for entry in storage.list("rejects")}
+    for info in infos:
+        if info.rejects and (name := rejects_name(info.number)) not in there:
+            sidecar = sidecar_name(info.number)
+            reason = f"missing, though {sidecar} counts {info.rejects} rejects; remove {sidecar} "
+            raise CorpusError(storage.path(name), f"{reason}and run the job again")
+
+
 def _numbers_of(storage: Storage, pattern: re.Pattern[str]) -> list[int]:
     names = (entry.name for entry in storage.list("shards"))
     return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
@@ -96,7 +106,7 @@ def compact(
         The manifest that was written.
 
     Raises:
-        CorpusError: a damaged sidecar, or one key in two shards.
+        CorpusError: a damaged sidecar, one key in two shards, or a shard without its rejects.
         FingerprintError: shards that were made with different tokenizers.
     """
     numbers = shard_numbers(storage)
@@ -121,6 +131,7 @@ def compact(
         write_row_groups(checked(), path, lambda: {s.info.number: s.crc for s in sidecars})
         if twice := keys.duplicate(storage):
             raise CorpusError(storage.root, twice)
+        _check_rejects(storage, (sidecar.info for sidecar in sidecars))
         index_digest = file_digest(path)
         storage.publish(path, INDEX, replace=True)
     infos = [sidecar.info for sidecar in sidecars]

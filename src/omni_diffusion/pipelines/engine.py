@@ -15,9 +15,7 @@ the job at once.
 from __future__ import annotations
 
 import heapq
-import os
 import signal
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -29,7 +27,7 @@ from omni_diffusion.corpus.index import compact
 from omni_diffusion.corpus.manifest import Manifest
 from omni_diffusion.corpus.sidecar import check_fingerprints, read_sidecar, sidecar_name
 from omni_diffusion.corpus.storage import Storage
-from omni_diffusion.errors import JobError, SourceError, StorageError
+from omni_diffusion.errors import JobError, SourceError
 from omni_diffusion.pipelines import ledger
 from omni_diffusion.pipelines.plan import Plan, make_plan, read_plan, save_plan
 from omni_diffusion.pipelines.pool import (
@@ -44,13 +42,12 @@ from omni_diffusion.pipelines.pool import (
     Ready,
 )
 from omni_diffusion.pipelines.run_file import (
-    ENDED,
     SILENT_S,
     Run,
     RunFile,
+    is_at_work,
     last_run,
     new_run_id,
-    seconds_since,
 )
 from omni_diffusion.pipelines.run_recipe import RunRecipe
 
@@ -120,34 +117,34 @@ def run_job(
     run.scan_s = round(time.monotonic() - began, 3)
     file = RunFile(storage, run)
     file.write()
-    if todo:
-        ledger.open_for_change(storage)
-        driver = _Driver(job, recipe, plan, file, storage, on_tick)
-        with driver.pool(local, retrying_rejects) as pool:
-            driver.drive(pool, deque(todo), first_done=min(state.done, default=None))
-    ledger.clear(storage, ledger.read_ledger(storage, len(plan)).debris)
-    manifest = _finish(storage, file, recipe_digest, on_index)
+    try:
+        if todo:
+            ledger.open_for_change(storage)
+            driver = _Driver(job, recipe, plan, file, storage, on_tick)
+            with driver.pool(local, retrying_rejects) as pool:
+                driver.drive(pool, deque(todo), first_done=min(state.done, default=None))
+        ledger.clear(storage, ledger.read_ledger(storage, len(plan)).debris)
+        manifest = _finish(storage, file, recipe_digest, on_index)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        file.end("stopped" if stopped else "failed", str(error) or "asked to stop")
+        raise
     return manifest, run
 
 
 def refuse_second_driver(storage: Storage) -> None:
     """Make sure that no other run is at work on an output.
 
-    A run whose process is gone (same host) or whose file is not kept up to date any more does not
-    count.
-
     Raises:
         JobError: names the other run.
     """
     run = last_run(storage)
-    if run is None or run.state in ENDED or seconds_since(run.updated) > SILENT_S:
-        return
-    if run.host == socket.gethostname() and not _alive(run.pid):
-        return
-    raise JobError(
-        f"{storage.root}: run {run.run} is at work there (process {run.pid} on {run.host}, last "
-        f"heard of at {run.updated}); stop it, or wait {SILENT_S:.0f} s if it has died"
-    )
+    if run is not None and is_at_work(run):
+        raise JobError(
+            f"{storage.root}: run {run.run} is at work there (process {run.pid} on {run.host}, "
+            f"last heard of at {run.updated}); stop it, or wait {SILENT_S:.0f} s if its machine "
+            "has died"
+        )
 
 
 class _Driver:
@@ -188,9 +185,6 @@ class _Driver:
             self.watchers.append(RunMetrics(self.run).show)
         try:
             yield pool
-        except BaseException as error:
-            self._end("failed" if not isinstance(error, KeyboardInterrupt) else "stopped", error)
-            raise
         finally:
             pool.close()
 
@@ -320,15 +314,6 @@ class _Driver:
         late = time.monotonic() - since > self.recipe.drain_s
         return not self.flying or late or self.signals > 1
 
-    def _end(self, state: str, error: BaseException) -> None:
-        self.run.state = state
-        self.run.message = str(error) or "asked to stop"
-        try:
-            self.file.write()
-        except StorageError:
-            # The error on its way says more than that the file of it could not be written.
-            self.run.message += " (and the run file could not be written)"
-
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM ask for an orderly end; where signals cannot be had, nothing is."""
@@ -356,7 +341,14 @@ def _finish(
     on_index: Callable[[int, int], None] | None,
 ) -> Manifest:
     """Index and manifest, and the last word in the run file."""
-    manifest = compact(storage, recipe_digest=recipe_digest, on_shard=on_index)
+    file.run.state = "indexing"
+
+    def shard(done: int, total: int) -> None:
+        file.beat()
+        if on_index:
+            on_index(done, total)
+
+    manifest = compact(storage, recipe_digest=recipe_digest, on_shard=shard)
     if manifest.shards != file.run.partitions["total"]:
         raise SourceError(
             f"{storage.root}: {manifest.shards} shards for {file.run.partitions['total']} "
@@ -366,13 +358,3 @@ def _finish(
     file.run.message = f"{manifest.rows} samples, {manifest.rejects} rejects"
     file.write()
     return manifest
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from omni_diffusion.corpus.rejects import Reject
@@ -13,19 +14,26 @@ from omni_diffusion.pipelines.ledger import read_ledger
 from omni_diffusion.pipelines.plan import make_plan, read_plan
 from omni_diffusion.pipelines.pool import Job
 from omni_diffusion.pipelines.shard_work import Worker
+from omni_diffusion.pipelines.sources.partition import Item, Partition
 
-_PROBE_RECORDS = 16
+_PLACES = 4
+_PROBE_RECORDS = 8
+"""Of a partition; in so many partitions, since one may hold sounds and the next pictures."""
+
 _PROBE_S = 10.0
+_MEMBER = 768
+"""Bytes that a tar adds to a member on average: its header and what fills its last block."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What a job would do, from its plan and a few records of its first partition.
+    """What a job would do, from its plan and a few records here and there.
 
     Attributes:
         partitions: shards to be.
         done: those that exist already.
         records: in the source, or None where it does not know.
+        records_about: the same, or a guess by the size of the source and of the records tried.
         source_bytes: to be read, or None.
         probed: records that were tried to measure.
         probe_rejects: those of them that were rejected.
@@ -39,6 +47,7 @@ class Estimate:
     partitions: int
     done: int
     records: int | None
+    records_about: int | None
     source_bytes: int | None
     probed: int
     probe_rejects: int
@@ -67,30 +76,86 @@ def estimate_job(job: Job, worker: Worker, encoded_bytes: Callable[[Any], int]) 
     storage, source = Storage(job.output), job.source()
     plan = read_plan(storage) or make_plan(source)
     done = len(read_ledger(storage, len(plan)).done)
-    size = probed = rejects = 0
-    started = time.monotonic()
-    for result in worker.samples(iter(source.read(plan.partition(0)))):
-        probed += 1
-        if isinstance(result, Reject):
-            rejects += 1
-        else:
-            size += encoded_bytes(result)
-        if probed >= _PROBE_RECORDS or time.monotonic() - started > _PROBE_S:
+    probes, began = [], time.monotonic()
+    for number in sorted({len(plan) * i // _PLACES for i in range(_PLACES)}):
+        partition = plan.partition(number)
+        probes.append(probe := _Probe(partition, encoded_bytes))
+        for result in worker.samples(probe.counted(source.read(partition))):
+            probe.add(result)
+        if time.monotonic() - began > _PROBE_S:
             break
-    each = (time.monotonic() - started) / probed if probed else None
-    kept = size / (probed - rejects) if probed > rejects else None
-    records = plan.total("rows")
-    left = records * (len(plan) - done) / len(plan) if records is not None else None
+    # Each place speaks for as many records as its partition seems to hold.
+    weights = [probe.records or 1.0 for probe in probes]
+    each = _mean([probe.seconds_per_record for probe in probes], weights)
+    kept = _mean([probe.bytes_per_record for probe in probes], weights)
+    records, source_bytes = plan.total("rows"), plan.total("size")
+    about: float | None = records
+    if records is None and source_bytes is not None and all(probe.records for probe in probes):
+        probed_bytes = sum(probe.partition.size or 0 for probe in probes)
+        about = source_bytes / probed_bytes * sum(weights)
+    left = about * (len(plan) - done) / len(plan) if about is not None else None
     return Estimate(
         partitions=len(plan),
         done=done,
         records=records,
-        source_bytes=plan.total("size"),
-        probed=probed,
-        probe_rejects=rejects,
+        records_about=None if about is None else round(about),
+        source_bytes=source_bytes,
+        probed=sum(probe.count for probe in probes),
+        probe_rejects=sum(probe.count - probe.kept for probe in probes),
         seconds_per_record=each,
         bytes_per_record=kept,
         worker_hours=left * each / 3600 if left is not None and each else None,
-        output_bytes=int(records * kept) if records is not None and kept else None,
+        output_bytes=int(about * kept) if about is not None and kept is not None else None,
         first=tuple(plan.partition(n).name for n in range(min(5, len(plan)))),
     )
+
+
+class _Probe:
+    """What the first records of one partition took."""
+
+    def __init__(self, partition: Partition, encoded_bytes: Callable[[Any], int]) -> None:
+        self.partition, self._encoded_bytes = partition, encoded_bytes
+        self.count = self.kept = self.size = self.read_bytes = 0
+        self.began = time.monotonic()
+        self.seconds = 0.0
+
+    def counted(self, items: Iterable[Item | Reject]) -> Iterator[Item | Reject]:
+        """The first items; the bytes of their media and texts are counted."""
+        for item in islice(items, _PROBE_RECORDS):
+            if isinstance(item, Item):
+                texts = sum(len(message.content) for message in item.record.messages)
+                media = sum(len(data) + _MEMBER for data in (*item.images, *item.audios))
+                self.read_bytes += texts + _MEMBER + media
+            yield item
+
+    def add(self, result: object) -> None:
+        """Count one result."""
+        self.count += 1
+        self.seconds = time.monotonic() - self.began
+        if not isinstance(result, Reject):
+            self.kept += 1
+            self.size += self._encoded_bytes(result) + _MEMBER
+
+    @property
+    def seconds_per_record(self) -> float | None:
+        """Reading included."""
+        return self.seconds / self.count if self.count else None
+
+    @property
+    def bytes_per_record(self) -> float | None:
+        """In the corpus."""
+        return self.size / self.kept if self.kept else None
+
+    @property
+    def records(self) -> float | None:
+        """Records of the whole partition, by the plan or by its size."""
+        if self.partition.rows is not None or self.partition.size is None:
+            return self.partition.rows
+        return self.partition.size / self.read_bytes * self.count if self.read_bytes else None
+
+
+def _mean(values: Sequence[float | None], weights: Sequence[float]) -> float | None:
+    """The weighted mean of what is known."""
+    known = [(v, w) for v, w in zip(values, weights, strict=True) if v is not None and w]
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else None

@@ -7,12 +7,14 @@ near the end only one, so that the last ones are spread over all actors.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
 
 from omni_diffusion.errors import JobError, OmniError
@@ -33,6 +35,8 @@ from omni_diffusion.pipelines.sources.partition import Partition
 
 IN_FLIGHT = 2
 """Partitions an actor: one at work, one waiting behind it."""
+
+_REACH_S = 10.0
 
 
 class _Actor:
@@ -215,16 +219,33 @@ def connect(address: str | None) -> bool:
         return False
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     try:
+        _check_reachable(address)
         if address is None:
             ray.init(address="local", include_dashboard=False, **settings)
         else:
             ray.init(address=address, **settings)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises nothing narrower, e.g. when it is late
         raise JobError(
             f"no Ray cluster at {address or 'this machine'}: {_first(error)}; start one with "
-            "`ray start --head`, leave out run.ray.address for one on this machine, or use --local"
+            "`ray start --head` (where it asks for a token, set RAY_AUTH_MODE=token and the same "
+            "token here), leave out run.ray.address for one on this machine, or use --local"
         ) from error
     return True
+
+
+def _check_reachable(address: str | None) -> None:
+    """Ray itself goes on asking a cluster that is gone for some minutes.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    if address is not None and not address.startswith("local"):
+        place = get_ray_address_from_environment(address, None).removeprefix("ray://")
+        host, _, port = place.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
+        except OSError as error:
+            raise ConnectionError(f"nothing answers at {place} ({error})") from None
 
 
 def _actors_that_fit(recipe: RayRecipe) -> int:

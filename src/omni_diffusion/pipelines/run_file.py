@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from omni_diffusion.corpus.storage import Storage
@@ -27,11 +28,14 @@ WRITE_EVERY_S = 3.0
 SLOW = 3.0
 """A partition that takes so many times the median is called a straggler."""
 
+_MEDIAN_OF = 5
+"""Partitions that must have been done before any other is called slow."""
+
 ENDED = frozenset({"finished", "stopped", "failed"})
 """States after which a run does nothing more."""
 
 SILENT_S = 60.0
-"""A run whose file is older than this is taken for dead."""
+"""A run on another machine whose file is older than this is taken for dead."""
 
 _RECENT = 200
 
@@ -44,9 +48,10 @@ class Run:
         run: its id, which sorts by time.
         job: the verb.
         recipe_digest: of what makes the bytes.
-        state: `starting`, `running`, `draining`, `finished`, `stopped` or `failed`.
+        state: `starting`, `running`, `draining`, `indexing`, `finished`, `stopped` or `failed`.
         partitions: `total`, `done` (also by earlier runs), `given_up`.
         reasons: rejected records by `stage: reason`.
+        pid_since: when that process began, in the system's own words.
         given_up: number, name and last error of each partition that failed too often.
         failures: attempts that did not succeed, by the type of their error.
         stragglers: partitions at work for more than `SLOW` times the median.
@@ -71,6 +76,7 @@ class Run:
     updated: str = ""
     host: str = ""
     pid: int = 0
+    pid_since: str = ""
     partitions: dict[str, int] = field(default_factory=dict)
     rows: int = 0
     rejects: int = 0
@@ -111,6 +117,7 @@ class RunFile:
         self._ticked = self._born
         self._recent: list[float] = []
         run.started, run.host, run.pid = _now(), socket.gethostname(), os.getpid()
+        run.pid_since = _process_since(run.pid) or ""
 
     def median_s(self) -> float | None:
         """Seconds that a partition took lately, or None before the first."""
@@ -145,23 +152,37 @@ class RunFile:
         if records and working:
             run.records_per_s = round(records / working, 3)
         run.eta_s = self._eta(working)
-        median = self.median_s()
+        median = self.median_s() if len(self._recent) >= _MEDIAN_OF else None
         run.stragglers = [
             {"partition": work.number, "seconds": round(work.seconds, 1), "actor": work.where}
             for work in at_work
             if median and work.seconds > SLOW * median
         ]
-        run.wall_s = round(now - self._born, 3)
+        self.beat()
+
+    def beat(self) -> None:
+        """A sign of life: write the file if it is time."""
+        now = time.monotonic()
+        self.run.wall_s = round(now - self._born, 3)
         if now - self._written >= self._every:
             try:
                 self.write()
             except StorageError:
-                run.unwritten += 1  # the next one will do; the shards are what matters
+                self.run.unwritten += 1  # the next one will do; the shards are what matters
 
     def _eta(self, working_s: float) -> float | None:
         done = self.run.partitions.get("done_now", 0)
         left = self.run.partitions["total"] - self.run.partitions["done"]
         return round(working_s / done * left, 1) if done else None
+
+    def end(self, state: str, message: str) -> None:
+        """The last word of a run that was broken off."""
+        self.run.state, self.run.message = state, message
+        try:
+            self.write()
+        except StorageError:
+            # The error on its way says more than that the file of it could not be written.
+            self.run.message += " (and the run file could not be written)"
 
     def write(self) -> None:
         """Write the file.
@@ -205,11 +226,44 @@ def seconds_since(moment: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
 
 
+def is_at_work(run: Run) -> bool:
+    """Whether a run has not ended: by its process on this machine, by its file's age elsewhere."""
+    if run.state in ENDED:
+        return False
+    if run.host != socket.gethostname():
+        return seconds_since(run.updated) <= SILENT_S
+    if run.pid_since:
+        return run.pid_since == _process_since(run.pid)
+    return _process_since(run.pid) is not None
+
+
 def _read(storage: Storage, name: str) -> Run:
     try:
         return Run(**json.loads(storage.read(name)))
     except (ValueError, TypeError) as error:
         raise CorpusError(storage.path(name), f"damaged: {error}") from None
+
+
+def _process_since(pid: int) -> str | None:
+    """When a process of this machine began, so that a number used again is not mistaken for it.
+
+    Returns:
+        A text that differs for two processes of one number (where the system tells: ""), or None
+        where there is no such process.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # somebody else's
+    try:
+        # Field 22, counted behind the name, which may hold anything.
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return f"{after_name[19]} after boot {boot}"
 
 
 def _now() -> str:
