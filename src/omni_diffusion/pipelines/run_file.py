@@ -198,7 +198,8 @@ class RunFile:
 
 def new_run_id() -> str:
     """An id that sorts by time and that no other run has."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
+    moment = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"[:-3]
+    return f"{moment}-{os.urandom(3).hex()}"
 
 
 def read_runs(storage: Storage) -> list[Run]:
