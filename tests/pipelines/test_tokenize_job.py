@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +17,7 @@ from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.manifest import Manifest
 from omni_diffusion.corpus.rejects import read_rejects
 from omni_diffusion.corpus.sample import Sample
-from omni_diffusion.corpus.storage import TEMPORARY, Storage
+from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.corpus.verify import verify
 from omni_diffusion.errors import JobError
 from omni_diffusion.pipelines.engine import run_job
@@ -228,26 +223,3 @@ def test_a_source_that_vanishes_stops_the_job_with_the_cause(
         with pytest.raises(JobError, match=r"data\.jsonl"):
             do(wanted, on_tick=vanish)
         assert last_run(Storage(tmp_path)).partitions["done"] == 1  # type: ignore[union-attr]
-
-
-def test_a_full_disk_stops_the_job_at_once(source: str, tmp_path: Path) -> None:
-    """Trying again would not help; the message says what is full, and nothing half stays."""
-    code = f"""
-import json, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
-from omni_diffusion.pipelines.engine import run_job
-from omni_diffusion.pipelines.tokenize import job_of
-from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
-recipe = TokenizeRecipe.model_validate_json({recipe(source, str(tmp_path)).model_dump_json()!r})
-run_job(job_of(recipe), recipe.run, "digest", local=True)
-"""
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert "JobError" in done.stderr
-    assert "the disk is full" in done.stderr
-    assert not list(tmp_path.rglob(f"{TEMPORARY}*"))
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 8000
-    do(recipe(source, str(tmp_path)))
-    assert json.loads((tmp_path / "corpus.json").read_text())["rows"] == 24

@@ -8,7 +8,12 @@ import typer
 def command(
     chain: str = typer.Argument(help="A chain of steps, e.g. pipelines/demo.yaml."),
     overrides: list[str] = typer.Argument(
-        None, metavar="[KEY=VALUE]...", help="Set keys of the chain."
+        None,
+        metavar="[KEY=VALUE]...",
+        help="Set keys of the chain, e.g. overrides=[run.ray.address=auto] for all its jobs.",
+    ),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Let each job say what it would do; write nothing."
     ),
 ) -> None:
     """Run the steps of a chain one after another; stop at the first that fails.
@@ -19,4 +24,4 @@ def command(
     from omni_diffusion.recipe import load_recipe
 
     steps = load_recipe(chain, ChainRecipe, overrides or ())
-    run_chain(steps, on_step=lambda line: typer.echo(line, err=True))
+    run_chain(steps, on_step=lambda line: typer.echo(line, err=True), dry_run=dry_run)

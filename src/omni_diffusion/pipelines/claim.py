@@ -7,7 +7,8 @@ from typing import Protocol
 
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import JobError
-from omni_diffusion.recipe import RECIPE, Recipe, save_recipe
+from omni_diffusion.pipelines.plan import PLAN
+from omni_diffusion.recipe import RECIPE, Recipe
 
 
 class JobRecipe(Protocol):
@@ -30,19 +31,26 @@ def claim_output(recipe: JobRecipe) -> str:
         The digest of what decides the bytes.
 
     Raises:
-        JobError: another recipe was begun there; shows the lines that differ.
+        JobError: another recipe was begun there (shows the lines that differ), or what is there
+            was not made by a job.
         StorageError: the output cannot be written.
     """
     storage, content = Storage(recipe.output), recipe.content()
-    if storage.size(RECIPE) is not None:
-        theirs = storage.read(RECIPE).decode(errors="replace").splitlines()
-        ours = content.to_yaml().splitlines()
-        if theirs != ours:
-            lines = difflib.unified_diff(theirs, ours, "there", "here", lineterm="", n=0)
-            changes = "\n  ".join(line for line in lines if line[:1] in "+-")
+    ours = content.to_yaml()
+    if storage.size(PLAN) is None:
+        if storage.list("shards"):
             raise JobError(
-                f"{storage.root}: was begun with another recipe:\n  {changes}\n"
-                "write to another folder, or go on with the recipe that is there"
+                f"{storage.path('shards')}: files are there, but no {PLAN} of the job that made "
+                "them; write to another folder"
             )
-    save_recipe(content, storage)
+        # Nothing was done, e.g. because the source was not found: the recipe may be mended.
+        storage.publish_bytes(ours.encode(), RECIPE, replace=True)
+    elif (theirs := storage.read(RECIPE).decode(errors="replace")) != ours:
+        lines = theirs.splitlines(), ours.splitlines()
+        found = list(difflib.unified_diff(*lines, lineterm="", n=0))[2:]
+        changes = "\n  ".join(line for line in found if line[:1] in "+-")
+        raise JobError(
+            f"{storage.root}: was begun with another recipe (- there, + here):\n  {changes}\n"
+            "write to another folder, or go on with the recipe that is there"
+        )
     return content.digest()

@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from omni_diffusion.corpus.index import compact
-from omni_diffusion.corpus.manifest import Manifest
+from omni_diffusion.corpus.index import INDEX, compact
+from omni_diffusion.corpus.manifest import MANIFEST, Manifest, read_manifest
 from omni_diffusion.corpus.sidecar import check_fingerprints, read_sidecar, sidecar_name
 from omni_diffusion.corpus.storage import Storage
-from omni_diffusion.errors import JobError, SourceError
+from omni_diffusion.errors import CorpusError, JobError, SourceError
 from omni_diffusion.pipelines import ledger
 from omni_diffusion.pipelines.plan import Plan, make_plan, read_plan, save_plan
 from omni_diffusion.pipelines.pool import (
@@ -123,7 +123,7 @@ def run_job(
             driver = _Driver(job, recipe, plan, file, storage, on_tick)
             with driver.pool(local, retrying_rejects) as pool:
                 driver.drive(pool, deque(todo), first_done=min(state.done, default=None))
-        ledger.clear(storage, ledger.read_ledger(storage, len(plan)).debris)
+            ledger.clear(storage, ledger.read_ledger(storage, len(plan)).debris)
         manifest = _finish(storage, file, recipe_digest, on_index)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
@@ -341,14 +341,9 @@ def _finish(
     on_index: Callable[[int, int], None] | None,
 ) -> Manifest:
     """Index and manifest, and the last word in the run file."""
-    file.run.state = "indexing"
-
-    def shard(done: int, total: int) -> None:
-        file.beat()
-        if on_index:
-            on_index(done, total)
-
-    manifest = compact(storage, recipe_digest=recipe_digest, on_shard=shard)
+    manifest = _finished(storage, recipe_digest) if not file.run.partitions["done_now"] else None
+    if manifest is None:
+        manifest = _index(storage, file, recipe_digest, on_index)
     if manifest.shards != file.run.partitions["total"]:
         raise SourceError(
             f"{storage.root}: {manifest.shards} shards for {file.run.partitions['total']} "
@@ -358,3 +353,31 @@ def _finish(
     file.run.message = f"{manifest.rows} samples, {manifest.rejects} rejects"
     file.write()
     return manifest
+
+
+def _finished(storage: Storage, recipe_digest: str) -> Manifest | None:
+    """The manifest of an earlier run; whoever changes a corpus removes it first."""
+    if storage.size(MANIFEST) is None or storage.size(INDEX) is None:
+        return None
+    try:
+        manifest = read_manifest(storage)
+    except CorpusError:
+        return None  # damaged: made again
+    return manifest if manifest.recipe_digest == recipe_digest else None
+
+
+def _index(
+    storage: Storage,
+    file: RunFile,
+    recipe_digest: str,
+    on_index: Callable[[int, int], None] | None,
+) -> Manifest:
+    """Make them; the run file shows all the while that somebody is at work."""
+    file.run.state = "indexing"
+
+    def shard(done: int, total: int) -> None:
+        file.beat()
+        if on_index:
+            on_index(done, total)
+
+    return compact(storage, recipe_digest=recipe_digest, on_shard=shard)
