@@ -250,7 +250,8 @@ def main(
 ) -> None:
     """CPU of a whole job against a bare loop, ramp and busy share."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ["PYTHONPATH"] = sys.path[0]
+    before = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], before] if before else sys.path[:1])
     figures = benchmark(1000 if short else images, 1 if short else 3, actors)
     if keep and not short:
         save("pipeline", figures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,19 @@ def job_progress(what: str) -> Iterator[OnTick]:
         yield lambda run: bar.update(
             task, completed=run.partitions["done"], total=run.partitions["total"], now=now(run)
         )
+
+
+def planned(what: str) -> Callable[[int], None]:
+    """What the engine calls with the number of partitions found so far; a line now and then."""
+    last = time.monotonic()
+
+    def show(count: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_EVERY_S:
+            last = time.monotonic()
+            print(f"{what}: {count} partitions found so far", file=sys.stderr, flush=True)
+
+    return show
 
 
 def now(run: Run) -> str:

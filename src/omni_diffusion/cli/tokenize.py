@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from omni_diffusion.cli.job_progress import job_progress
+from omni_diffusion.cli.job_progress import job_progress, planned
 from omni_diffusion.cli.job_result import print_estimate, print_result
 from omni_diffusion.cli.progress import progress
 
@@ -46,6 +46,7 @@ def command(
             local=local,
             retrying_rejects=retry_rejects,
             on_tick=on_tick,
+            on_plan=planned("tokenize"),
             on_index=on_index,
         )
     print_result(loaded.output, manifest, run, as_json)

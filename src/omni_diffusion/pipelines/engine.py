@@ -116,6 +116,9 @@ def run_job(
     }  # fmt: skip
     run.scan_s = round(time.monotonic() - began, 3)
     file = RunFile(storage, run)
+    if not todo and (finished := _finished(storage, recipe_digest)):
+        run.state = "finished"
+        return finished, run
     file.write()
     try:
         if todo:
@@ -341,9 +344,14 @@ def _finish(
     on_index: Callable[[int, int], None] | None,
 ) -> Manifest:
     """Index and manifest, and the last word in the run file."""
-    manifest = _finished(storage, recipe_digest) if not file.run.partitions["done_now"] else None
-    if manifest is None:
-        manifest = _index(storage, file, recipe_digest, on_index)
+    file.run.state = "indexing"
+
+    def shard(done: int, total: int) -> None:
+        file.beat()
+        if on_index:
+            on_index(done, total)
+
+    manifest = compact(storage, recipe_digest=recipe_digest, on_shard=shard)
     if manifest.shards != file.run.partitions["total"]:
         raise SourceError(
             f"{storage.root}: {manifest.shards} shards for {file.run.partitions['total']} "
@@ -364,20 +372,3 @@ def _finished(storage: Storage, recipe_digest: str) -> Manifest | None:
     except CorpusError:
         return None  # damaged: made again
     return manifest if manifest.recipe_digest == recipe_digest else None
-
-
-def _index(
-    storage: Storage,
-    file: RunFile,
-    recipe_digest: str,
-    on_index: Callable[[int, int], None] | None,
-) -> Manifest:
-    """Make them; the run file shows all the while that somebody is at work."""
-    file.run.state = "indexing"
-
-    def shard(done: int, total: int) -> None:
-        file.beat()
-        if on_index:
-            on_index(done, total)
-
-    return compact(storage, recipe_digest=recipe_digest, on_shard=shard)
