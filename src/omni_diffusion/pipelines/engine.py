@@ -27,7 +27,7 @@ from omni_diffusion.corpus.index import INDEX, compact
 from omni_diffusion.corpus.manifest import MANIFEST, Manifest, read_manifest
 from omni_diffusion.corpus.sidecar import check_fingerprints, read_sidecar, sidecar_name
 from omni_diffusion.corpus.storage import Storage
-from omni_diffusion.errors import CorpusError, JobError, SourceError
+from omni_diffusion.errors import CorpusError, JobError, OmniError, SourceError
 from omni_diffusion.pipelines import ledger
 from omni_diffusion.pipelines.plan import Plan, make_plan, read_plan, save_plan
 from omni_diffusion.pipelines.pool import (
@@ -50,6 +50,7 @@ from omni_diffusion.pipelines.run_file import (
     new_run_id,
 )
 from omni_diffusion.pipelines.run_recipe import RunRecipe
+from omni_diffusion.pipelines.shard_work import Outcome, committed
 
 FATAL = frozenset({"DiskFullError", "WeightsError", "RecipeError", "FingerprintError"})
 """Errors that another try cannot mend."""
@@ -239,7 +240,7 @@ class _Driver:
             elif isinstance(event, Failed):
                 self._failed(event.number, event.kind, event.message)
             elif isinstance(event, Lost):
-                self._failed(event.number, "lost", event.message)
+                self._lost(event)
             else:
                 self.flying.discard(event.number)
                 self.todo.appendleft(event.number)
@@ -259,6 +260,25 @@ class _Driver:
                 f"{self.recipe.reject_share:g} allows; the commonest reasons: "
                 + "; ".join(f"{reason} ({count})" for reason, count in common)
             )
+
+    def _lost(self, event: Lost) -> None:
+        """A worker is gone: what it had committed is done, the next one is to blame."""
+        waiting = [event.number, *event.behind]
+        while waiting and (outcome := self._committed(waiting[0])):
+            self._done(Done(waiting.pop(0), outcome))
+        if waiting:
+            self._failed(waiting[0], "lost", event.message)
+        for number in reversed(waiting[1:]):
+            self.flying.discard(number)
+            self.todo.appendleft(number)
+
+    def _committed(self, number: int) -> Outcome | None:
+        if self.run.retrying_rejects:
+            return None  # an older shard is there in any case
+        try:
+            return committed(self.storage, number)
+        except OmniError:
+            return None  # whoever begins it looks again
 
     def _failed(self, number: int, kind: str, message: str) -> None:
         self.flying.discard(number)

@@ -71,10 +71,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The process that was at work on a partition died or did not answer in time."""
+    """The process that was at work on a partition died or did not answer in time.
+
+    `behind` are those that waited behind it; it may have come to them, its answers being lost.
+    """
 
     number: int
     message: str
+    behind: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

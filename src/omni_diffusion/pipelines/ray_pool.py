@@ -193,10 +193,10 @@ class RayPool:
 
     def _replace(self, slot: _Slot, why: str) -> list[Event]:
         """End an actor that died or hangs and start another; its work is told or given back."""
-        (first, _), *others = slot.flight
+        first, *behind = (number for number, _ in slot.flight)
         self._drop(slot)
         self._slots.append(self._new_slot())
-        return [Lost(first, why), *(Returned(number) for number, _ in others)]
+        return [Lost(first, why, tuple(behind))]
 
     def _drop(self, slot: _Slot) -> None:
         ray.kill(slot.actor, no_restart=True)
