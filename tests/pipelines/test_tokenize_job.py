@@ -167,7 +167,8 @@ def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(
 def test_an_estimate_writes_nothing(source: str, tmp_path: Path) -> None:
     """`--dry-run` knows counts and rates before anything is spent."""
     found = estimate(recipe(source, str(tmp_path / "out")))
-    assert (found.partitions, found.records, found.probed) == (3, 24, 20)
+    assert (found.partitions, found.records) == (3, 24)
+    assert found.probed >= 4  # as many as a few seconds allow
     assert found.seconds_per_record
     assert found.output_bytes
     assert not (tmp_path / "out").exists()
