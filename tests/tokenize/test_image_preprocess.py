@@ -42,14 +42,17 @@ def grey_16(levels: list[list[int]]) -> bytes:
 REFUSED = {
     "truncated jpeg": (encoded(Image.fromarray(NOISE), "JPEG")[:-400], "truncated"),
     "truncated png": (encoded(Image.fromarray(NOISE), "PNG")[:-400], "cannot be decoded"),
-    "not a picture": (b"%PDF-1.4 this is no picture", "UnidentifiedImageError"),
-    "empty": (b"", "UnidentifiedImageError"),
+    "not a picture": (b"%PDF-1.4 this is no picture", "not a picture of a format that is read"),
+    "empty": (b"", "not a picture of a format that is read"),
     "1x10000": (encoded(Image.new("L", (1, 10_000)), "PNG"), "1x10000"),
     "animated gif": (animation("GIF"), "2 frames"),
     "two-page tiff": (animation("TIFF"), "2 frames"),
     "32-bit integers": (encoded(Image.new("I", (20, 20)), "TIFF"), "mode I "),
     "floating point": (encoded(Image.new("F", (20, 20)), "TIFF"), "mode F "),
-    "postscript": (encoded(Image.fromarray(NOISE), "EPS"), "UnidentifiedImageError"),
+    "postscript": (
+        encoded(Image.fromarray(NOISE), "EPS"),
+        "not a picture of a format that is read",
+    ),
 }
 
 
@@ -61,6 +64,7 @@ def test_unusable_pictures_are_refused_by_name(case: str) -> None:
         load_picture(data, name="shard-7/cat.jpg")
     assert caught.value.source == "shard-7/cat.jpg"
     assert reason in caught.value.reason
+    assert " at 0x" not in caught.value.reason  # the same file must give the same words
 
 
 @given(

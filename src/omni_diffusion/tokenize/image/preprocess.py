@@ -21,13 +21,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from omni_diffusion.errors import MediaError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """File formats that are read; others that Pillow knows run foreign programs or are exotic."""
+
+_NAMES = ", ".join(FORMATS)
 
 SIDE_MULTIPLE = 16
 
@@ -118,6 +120,8 @@ def load_picture(
             return _to_rgb(picture, settings)
     except MediaError:
         raise
+    except UnidentifiedImageError as error:  # whose own words hold an address in memory
+        raise MediaError(label, f"not a picture of a format that is read ({_NAMES})") from error
     # Decoders fed with damaged bytes raise almost anything, from SyntaxError to struct.error.
     except Exception as error:
         raise MediaError(label, f"cannot be decoded: {type(error).__name__}: {error}") from error
