@@ -18,12 +18,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from audits import Varied
+from corpora import make_sample
+from media_jobs import picture, sound
 from omni_diffusion.audit.audit import Audit
 from omni_diffusion.audit.named import named_queries
 from omni_diffusion.audit.report.answers import SECTIONS, sections
 from omni_diffusion.audit.report.encoding import Budget, picture_uri, sound_uri
 from omni_diffusion.audit.report.report import Report, ReportSettings, make_report
 from omni_diffusion.cli import app
+from omni_diffusion.corpus.index import compact
+from omni_diffusion.corpus.media_record import MediaRecord
+from omni_diffusion.corpus.record import Record
+from omni_diffusion.corpus.sample import Sample
+from omni_diffusion.corpus.shard import write_shard
+from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import MediaError, WeightsError
 from omni_diffusion.tokenize.codes import Codes
 from omni_diffusion.tokenize.media import MediaTokenizers
@@ -127,6 +135,41 @@ def test_an_unfinished_corpus_is_shown_as_far_as_it_goes(varied: Varied, tmp_pat
     report = report_of(str(root), tmp_path / "cache", Loud(1.0), samples=6)
     assert report.samples == 6 and report.pictures
     assert "its job has not finished" in report.html
+
+
+def test_a_media_corpus_shows_its_files(tmp_path: Path) -> None:
+    """Nothing is decoded from codes, and nothing is asked about tokens."""
+    storage = Storage(tmp_path / "corpus")
+    made = []
+    for i in range(3):
+        content = "<|image|><|image|> and <|audio|><|audio|>"
+        files = [f"{i}a", f"{i}b"]
+        fields = {"messages": [{"role": "user", "content": content}], "task": "svqa"}
+        record = Record.from_dict({**fields, "images": files, "audios": files})
+        images = (picture(i, "PNG"), b"\x89PNG\r\n\x1a\n, cut")
+        audios = (sound(i, 0.3, "FLAC"), sound(i, 0.3, "WAV"))
+        made.append(MediaRecord(key=f"k{i}", record=record, images=images, audios=audios))
+    write_shard(storage, 0, made, {"media": "1"})
+    compact(storage)
+    absent = Absent()
+    report = report_of(str(tmp_path / "corpus"), tmp_path / "cache", absent, samples=3)
+    assert (report.samples, report.pictures, report.sounds) == (3, 3, 6)
+    assert (report.problems, report.faults, absent.asked) == ([], [], 0)
+    assert "own files" in report.html and "Packing fill" not in report.html
+    assert report.html.count("not decoded") == 3
+
+
+def test_spans_that_lie_outside_are_not_shown(tmp_path: Path) -> None:
+    """Their checksum is right, so a broken writer made them."""
+    storage = Storage(tmp_path / "corpus")
+    samples = [make_sample(f"k{i}", i) for i in range(2)]
+    wrong = Sample(**{**vars(samples[0]), "spans": samples[0].spans.copy()})
+    wrong.spans["length"] = 100
+    write_shard(storage, 0, [wrong, samples[1]], {"image": "i", "speech": "s"})
+    compact(storage)
+    report = report_of(str(tmp_path / "corpus"), tmp_path / "cache", Loud(0.5), samples=2)
+    assert (report.samples, report.unread) == (1, 1)
+    assert "ends at 100" in report.html
 
 
 def test_pictures_and_sounds_come_back() -> None:

@@ -41,6 +41,16 @@ def test_bars_leave_out_columns_that_say_nothing() -> None:
     assert chart(Plot.parse("table"), rows) is None
 
 
+def test_bars_of_what_nobody_knows_are_of_samples() -> None:
+    """A media corpus has no tokens, so no shares of them; but a 0 is known."""
+    rows = [{"name": n, "share": float("nan"), "samples": i + 1} for i, n in enumerate("ab")]
+    drawn = chart(Plot.parse("bars x=name y=share"), rows)
+    assert isinstance(drawn, Bars) and drawn.series == ["samples"]
+    assert [bars[0] for _, bars in drawn.groups] == [(0.5, "1"), (1.0, "2")]
+    known = [row | {"share": 0.0} for row in rows]
+    assert chart(Plot.parse("bars x=name y=share"), known) is None
+
+
 def test_many_bars_are_counted() -> None:
     rows = [{"name": f"n{i}", "n": 1 + i} for i in range(MOST_BARS + 5)]
     drawn = chart(Plot.parse("bars x=name y=n"), rows)

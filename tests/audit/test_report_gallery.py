@@ -52,7 +52,7 @@ def test_candidates_do_not_depend_on_threads_and_are_what_they_say(
     assert {task for task, _ in drawn} == {"t2i", "vqa", "tts"}
     for group, places in drawn.items():
         for place in places:
-            sample = read_sample(audit.corpus.shards, place)
+            sample = read_sample(audit.corpus.shards, place, {})
             assert (sample.record.task, sample.record.source) == group
             assert varied.shard_of[place.key] == place.shard
 

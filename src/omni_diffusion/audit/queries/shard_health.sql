@@ -30,6 +30,7 @@ SELECT
         CASE WHEN rows <> declared_rows AND NOT subset THEN 'the index has other rows' END,
         CASE WHEN last_end > tar_bytes THEN 'members end after the tar does' END,
         CASE WHEN rows = declared_rows AND bytes <> declared_bytes
+            AND NOT contains(fingerprints, '"media":')  -- there a record is several members
             THEN 'members overlap or leave gaps' END,
         CASE WHEN rejects <> declared_rejects AND NOT subset THEN 'the rejects are not complete' END,
         CASE WHEN fingerprints <> common_fingerprints THEN 'made with other tokenizers' END,

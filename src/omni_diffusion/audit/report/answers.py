@@ -66,6 +66,7 @@ class Section:
     Attributes:
         anchor: in links to it.
         questions: what is asked in it.
+        of_tokens: whether a media corpus, which has none, is not asked.
         empty: what is said where no question has an answer.
     """
 
@@ -73,6 +74,7 @@ class Section:
     title: str
     questions: Sequence[Question]
     empty: str = "Nothing to show."
+    of_tokens: bool = False
 
 
 def _ask(query: str, title: str = "", **settings: str) -> Question:
@@ -94,17 +96,20 @@ SECTIONS = (
         anchor="lengths",
         title="Lengths",
         questions=(_ask("lengths"), _ask("length_histogram", bin=FITTING)),
+        of_tokens=True,
     ),
     Section(
         anchor="packing",
         title="Packing fill",
         questions=(_ask("packing_steps"), _ask("packing")),
+        of_tokens=True,
     ),
     Section(
         anchor="codebooks",
         title="Code books",
         questions=(_ask("codebooks"), _ask("code_ranks"), _ask("top_codes", top="10")),
         empty="The corpus holds no codes of pictures or speech.",
+        of_tokens=True,
     ),
     Section(
         anchor="voices",

@@ -7,6 +7,7 @@ Colours are names of the page's style (`--s1`, ...), so that they fit its light 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ MOST_SERIES = 8
 """As many as there are colours."""
 
 MOST_SHADES = 40
+_SAMPLES = "samples"
 MOST_COLUMNS = 12
 _RANGE = ("p05", "p25", "median", "p75", "p95")
 
@@ -115,16 +117,27 @@ def _label(row: Row, *columns: str | None) -> str:
 
 
 def _bars(plot: Plot, rows: Sequence[Row]) -> Bars | None:
-    present = [y for y in plot.y if any(row[y] is not None for row in rows)]
-    full = max((row[y] or 0 for row in rows for y in present), default=0)
+    present = [y for y in plot.y if any(_number(row[y]) for row in rows)]
+    unknown = not any(_is_known(row[y]) for row in rows for y in plot.y)
+    if unknown and any(_number(row.get(_SAMPLES)) for row in rows):
+        present = [_SAMPLES]  # of a media corpus, which has no tokens
+    full = max((_number(row[y]) for row in rows for y in present), default=0)
     if not full:
         return None
     groups = []
     for row in rows[:MOST_BARS]:
-        bars = [(max(0.0, (row[y] or 0) / full), cell(row[y], y)) for y in present]
+        bars = [(max(0.0, _number(row[y]) / full), cell(row[y], y)) for y in present]
         groups.append((_label(row, plot.by, plot.x), bars))
     series = [heading(y) for y in present]
     return Bars(series=series, groups=groups, hidden=max(0, len(rows) - MOST_BARS))
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _number(value: Any) -> float:
+    return float(value) if _is_known(value) else 0.0
 
 
 def _ranges(plot: Plot, rows: Sequence[Row]) -> Ranges | None:
@@ -175,7 +188,8 @@ def _curves(plot: Plot, rows: Sequence[Row]) -> Curves | None:
     shown = [name for name in lines if name in largest[:MOST_SERIES]]
     shares = all(is_share(y) for y in plot.y)
     svg = _draw([lines[name] for name in shown], log=plot.log, shares=shares)
-    axes = heading(plot.x), ", ".join(map(heading, plot.y))
+    across = "length in ids" if plot.x == "from_ids" else heading(plot.x)
+    axes = across, ", ".join(map(heading, plot.y))
     return Curves(svg=svg, series=shown, axes=axes, hidden=len(lines) - len(shown))
 
 

@@ -29,7 +29,7 @@ SELECT count(*) AS samples, coalesce(sum(tokens), 0)::BIGINT AS tokens,
     coalesce(sum(features_len), 0)::BIGINT AS features,
     count(DISTINCT task) AS tasks, count(DISTINCT source) AS sources,
     count(DISTINCT language) AS languages, count(DISTINCT voice) AS voices,
-    coalesce(max(sequence_len), 0) AS longest,
+    coalesce(max(sequence_len), 0) AS longest, coalesce(sum(duration_s), 0) AS duration_s,
     coalesce(sum(size), 0)::BIGINT AS bytes, count(DISTINCT shard) AS shards
 FROM samples"""
 
@@ -112,12 +112,12 @@ def _figures(totals: Mapping[str, Any], rejects: int, shards: int, ill: int) -> 
     about += count(totals["sources"], "source", "sources")
     figures = [
         Figure(name="samples", value=amount(samples), note=about),
-        Figure(name="tokens", value=amount(tokens), note=supervised),
     ]
+    if tokens or not samples:
+        figures.append(Figure(name="tokens", value=amount(tokens), note=supervised))
     if pictures := totals["pictures"]:
         figures.append(Figure(name="picture codes", value=amount(pictures)))
-    if speech := totals["speech"]:
-        seconds = speech / CODES_A_SECOND
+    if seconds := totals["speech"] / CODES_A_SECOND or (0 if tokens else totals["duration_s"]):
         voices = count(totals["voices"], "voice", "voices")
         figures.append(
             Figure(name="speech", value=duration(seconds), note=voices if totals["voices"] else "")

@@ -22,6 +22,7 @@ from omni_diffusion.audit.report.encoding import Budget
 from omni_diffusion.audit.report.exhibit import Decoder, Exhibit, read_sample
 from omni_diffusion.audit.report.gallery import Group, Place, candidates, in_turns, quotas
 from omni_diffusion.audit.report.text import cell, heading, visible
+from omni_diffusion.corpus.media_record import is_media
 from omni_diffusion.errors import OmniError
 from omni_diffusion.tokenize.media import MediaTokenizers
 
@@ -63,10 +64,12 @@ class Gallery:
 
     Attributes:
         total: samples of the corpus.
+        media: whether they are files, not codes.
         faults: of samples that could not be read.
     """
 
     total: int
+    media: bool
     exhibits: list[Exhibit] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -127,11 +130,14 @@ def make_report(
     Raises:
         CorpusError: there is no index that can be read.
     """
+    manifest = audit.corpus.manifest
+    holds_media = manifest is not None and manifest.is_media
     asked = [
         (section, question)
         for section in sections()
         for question in section.questions
-        if applies(question, compares=audit.compares, has_run=settings.has_run)
+        if not (section.of_tokens and holds_media)
+        and applies(question, compares=audit.compares, has_run=settings.has_run)
     ]
     steps = _Steps(on_step, 1 + len(asked) + settings.samples)
     head = overview.overview(audit)
@@ -210,11 +216,11 @@ def _gallery(
     groups = candidates(audit, settings.samples, settings.seed)
     sql = "SELECT coalesce(task, '') AS t, coalesce(source, '') AS s, count(*) AS n FROM samples "
     counts = audit.rows(sql + "GROUP BY ALL")
-    gallery = Gallery(total=sum(row["n"] for row in counts))
     wanted = quotas({group: len(places) for group, places in groups.items()}, settings.samples)
     made_by = overview.fingerprints(audit)
     manifest = audit.corpus.manifest
     common = manifest.fingerprints if manifest else next(iter(made_by.values()), {})
+    gallery = Gallery(total=sum(row["n"] for row in counts), media=is_media(common))
     steps.left(sum(wanted.values()))
     room = max(0, settings.max_bytes - _REST_BYTES)
     decoder = Decoder(tokenizers(common), Budget(room, sum(wanted.values())))
@@ -240,8 +246,9 @@ def _exhibit(
 ) -> Exhibit | None:
     """What is shown of a sample; None, and a fault more, where its bytes are not there."""
     try:
-        sample = read_sample(audit.corpus.shards, place)
-        return decoder.exhibit(place, sample, made_by.get(place.shard, {}))
+        fingerprints = made_by.get(place.shard, {})
+        sample = read_sample(audit.corpus.shards, place, fingerprints)
+        return decoder.exhibit(place, sample, fingerprints)
     except OmniError as error:
         faults.append(str(error))
         return None
