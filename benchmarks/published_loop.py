@@ -54,7 +54,7 @@ class Row:
         self.useful += len(ids)
 
 
-def rows(root: str, template: ChatTemplate, seed: int) -> Iterator[Row]:
+def rows(root: str, template: ChatTemplate, seed: int, length: int = ROW) -> Iterator[Row]:
     """Rows, endlessly: samples in a shuffled order, one buffer for each kind of sample."""
     corpus, rng = Corpus(root), np.random.default_rng(seed)
     buffers: dict[tuple[str, ...], Row] = {}
@@ -68,7 +68,7 @@ def rows(root: str, template: ChatTemplate, seed: int) -> Iterator[Row]:
             pads = int(rng.integers(1, MOST_PADS + 1))
             source = tuple(sorted(sample.streams))
             row = buffers.setdefault(source, Row())
-            if sum(row.lengths) + len(sequence.ids) + pads > ROW:
+            if sum(row.lengths) + len(sequence.ids) + pads > length:
                 yield buffers.pop(source)
                 row = buffers[source] = Row()
             row.add(sequence.ids, sequence.supervised, pads, end)
@@ -84,21 +84,23 @@ class Inputs:
     mask: Tensor
 
 
-def collate(row: Row, rng: np.random.Generator, end: int, mask_id: int) -> Inputs:
+def collate(
+    row: Row, rng: np.random.Generator, end: int, mask_id: int, length: int = ROW
+) -> Inputs:
     """Pad, hide, and build the dense mask."""
     used = sum(row.lengths)
-    ids = np.full(ROW, end)
+    ids = np.full(length, end)
     ids[:used] = np.concatenate(row.ids)
-    supervised, tail = np.zeros(ROW, np.bool_), np.zeros(ROW, np.bool_)
+    supervised, tail = np.zeros(length, np.bool_), np.zeros(length, np.bool_)
     supervised[:used], tail[:used] = np.concatenate(row.supervised), np.concatenate(row.tail)
-    threshold = published_threshold(rng.random(ROW))
-    hidden = supervised & published_masked(rng.random(ROW), threshold, tail, GAMMA)
+    threshold = published_threshold(rng.random(length))
+    hidden = supervised & published_masked(rng.random(length), threshold, tail, GAMMA)
     segment = np.repeat(np.arange(len(row.lengths)), row.lengths)
     positions = np.concatenate([np.arange(n) for n in row.lengths])
-    rest = ROW - used
+    rest = length - used
     segment = np.append(segment, np.full(rest, segment[-1]))
     positions = np.append(positions, positions[-1] + 1 + np.arange(rest))
-    dense = torch.zeros(1, ROW, ROW, dtype=torch.int64)
+    dense = torch.zeros(1, length, length, dtype=torch.int64)
     for number in range(len(row.lengths)):
         where = torch.from_numpy(np.flatnonzero(segment == number))
         dense[0, where[0] : where[-1] + 1, where[0] : where[-1] + 1] = 1

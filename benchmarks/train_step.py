@@ -34,6 +34,7 @@ from benchmarks.processes import in_process, peak_rss_mb  # noqa: E402
 from benchmarks.results import kept, machine, save  # noqa: E402
 
 SHARDS = 8
+ROW = 3072
 RATE = 1e-3
 SIZES = {
     "hidden_size": 64,
@@ -46,14 +47,16 @@ SIZES = {
 Fields = dict[str, Any]
 
 
-def training_recipe(root: str, rows: int) -> Any:
+def training_recipe(root: str, rows: int, length: int) -> Any:
     """The recipe of our loop; the published one starts from its weights."""
     from omni_diffusion.training.train_recipe import TrainRecipe
 
     return TrainRecipe.model_validate(
         {
             "model": {"sizes": SIZES, "dtype": "float32"},
-            "data": train_plan.recipe_of(root, rows_per_step=rows, window_rows=1024),
+            "data": train_plan.recipe_of(
+                root, rows_per_step=rows, window_rows=1024, row_length=length
+            ),
             "optim": {"steps": 1000, "learning_rate": RATE, "schedule": "constant", "warmup": 0.0},
             "run": {"device": "cpu", "rows_per_pass": 1},
         }
@@ -75,7 +78,7 @@ def measure(step: Callable[[int], int], steps: int, rows: int) -> Fields:
     }
 
 
-def task_ours(root: str, steps: int, rows: int) -> Fields:
+def task_ours(root: str, steps: int, rows: int, length: int) -> Fields:
     """The loop of `omni-diffusion train`: loader, masking, packed attention, head, optimizer."""
     from omni_diffusion.tokenize.vocabulary import PUBLISHED_TEXT_SIZE, Vocabulary
     from omni_diffusion.training.learner import Learner
@@ -84,7 +87,7 @@ def task_ours(root: str, steps: int, rows: int) -> Fields:
     from omni_diffusion.training.parallel import World
 
     torch.set_num_threads(1)
-    recipe = training_recipe(root, rows)
+    recipe = training_recipe(root, rows, length)
     data = open_data(recipe.data)
     data.template.vocabulary = Vocabulary(PUBLISHED_TEXT_SIZE)  # ids stay; the layer is larger
     learner = Learner(recipe, data, World())
@@ -99,7 +102,7 @@ def task_ours(root: str, steps: int, rows: int) -> Fields:
         return measure(step, steps, rows)
 
 
-def task_published(root: str, steps: int, rows: int) -> Fields:
+def task_published(root: str, steps: int, rows: int, length: int) -> Fields:
     """The published way; see `published_loop.py`."""
     from benchmarks import published_loop as published
     from omni_diffusion.tokenize.chat import ChatTemplate
@@ -108,20 +111,20 @@ def task_published(root: str, steps: int, rows: int) -> Fields:
     from omni_diffusion.training.model import build_model
 
     torch.set_num_threads(1)
-    recipe = training_recipe(root, rows)
+    recipe = training_recipe(root, rows, length)
     template = ChatTemplate(TextTokenizer.from_pretrained("demo"))
-    vocabulary = template.vocabulary
+    ids = template.vocabulary.end_of_text_id, template.vocabulary.mask_id
     ours = build_model(recipe.model, Vocabulary(PUBLISHED_TEXT_SIZE))
     model = published.qwen2(ours.config, ours.state_dict())
     del ours
     betas, clip = recipe.optim.betas, recipe.optim.clip
     optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=betas, weight_decay=0.0)
-    packed, rng = published.rows(root, template, 0), np.random.default_rng(1)
+    packed, rng = published.rows(root, template, 0, length), np.random.default_rng(1)
 
     def step(_number: int) -> int:
         useful = 0
         for row in itertools.islice(packed, rows):
-            inputs = published.collate(row, rng, vocabulary.end_of_text_id, vocabulary.mask_id)
+            inputs = published.collate(row, rng, *ids, length)
             loss = published.loss_of(model, inputs) / rows
             loss.backward()  # type: ignore[no-untyped-call]
             useful += row.useful
@@ -136,7 +139,9 @@ def task_published(root: str, steps: int, rows: int) -> Fields:
 TASKS: dict[str, Callable[..., Fields]] = {"ours": task_ours, "published": task_published}
 
 
-def benchmark_step(shard_rows: int, steps: int, rows: int, repeats: int) -> Fields:
+def benchmark_step(
+    shard_rows: int, steps: int, rows: int, repeats: int, length: int = ROW
+) -> Fields:
     """Both loops, alternating; medians."""
     with tempfile.TemporaryDirectory() as scratch:
         root = f"{scratch}/corpus"
@@ -144,7 +149,9 @@ def benchmark_step(shard_rows: int, steps: int, rows: int, repeats: int) -> Fiel
         runs: dict[str, list[Fields]] = {name: [] for name in TASKS}
         for _ in range(repeats):
             for name, found in runs.items():
-                found.append(in_process(__file__, name, root=root, steps=steps, rows=rows))
+                found.append(
+                    in_process(__file__, name, root=root, steps=steps, rows=rows, length=length)
+                )
 
     def middle(loop: str, figure: str) -> float:
         return float(median(found[figure] for found in runs[loop]))
@@ -161,6 +168,7 @@ def benchmark_step(shard_rows: int, steps: int, rows: int, repeats: int) -> Fiel
         "peak_rss_mb": {loop: round(size) for loop, size in memory.items()},
         "steps": steps,
         "rows_per_step": rows,
+        "row_length": length,
         "repeats": repeats,
     }
 
@@ -188,7 +196,7 @@ def main(
     }
     if short:
         parts = {
-            "step": lambda: benchmark_step(64, 1, 1, 1),
+            "step": lambda: benchmark_step(64, 1, 1, 1, 1792),
             "plan": lambda: train_plan.benchmark(60_000, 20_000, 1, 400),
             "masking": lambda: train_masking.benchmark(50),
         }

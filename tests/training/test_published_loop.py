@@ -21,7 +21,6 @@ def published(monkeypatch):
     pytest.importorskip("transformers")
     from benchmarks import published_loop
 
-    monkeypatch.setattr(published_loop, "ROW", sum(LENGTHS))
     return published_loop
 
 
@@ -38,7 +37,7 @@ def test_both_loops_have_one_loss_and_one_gradient(published) -> None:
     ours = tiny_dream().train()
     model = published.qwen2(ours.config, ours.state_dict())
     row = row_of(published, LENGTHS)
-    inputs = published.collate(row, np.random.default_rng(1), END, MASK)
+    inputs = published.collate(row, np.random.default_rng(1), END, MASK, sum(LENGTHS))
     segments = Segments(LENGTHS)
     targets = find_targets(inputs.labels[0], segments)
     assert 5 < len(targets.ids) < sum(LENGTHS)
@@ -55,13 +54,13 @@ def test_both_loops_have_one_loss_and_one_gradient(published) -> None:
 
 def test_it_packs_each_kind_of_sample_for_itself_and_hides_half(published) -> None:
     row = row_of(published, [9, 14])
-    inputs = published.collate(row, np.random.default_rng(2), END, MASK)
+    inputs = published.collate(row, np.random.default_rng(2), END, MASK, sum(LENGTHS))
     mask = inputs.mask[0]
     assert mask[:9, :9].all() and not mask[:9, 9:].any() and not mask[9:, :9].any()
     assert mask[9:, 9:].all()  # the last sample and the padding see each other
     assert inputs.positions[0].tolist() == [*range(9), *range(19)]
     rng, hidden = np.random.default_rng(3), 0
     for _ in range(400):
-        hidden += int((published.collate(row, rng, END, MASK).ids[0] == MASK).sum())
+        hidden += int((published.collate(row, rng, END, MASK, sum(LENGTHS)).ids[0] == MASK).sum())
     expected = 400 * (15 * 0.5005 + 4 * 0.5005 * 0.6)
     assert hidden == pytest.approx(expected, rel=0.03)
