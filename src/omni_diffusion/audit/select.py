@@ -52,7 +52,7 @@ def select(
     return manifest, len(keys) - manifest.rows
 
 
-def _keys(reader: pa.RecordBatchReader) -> pa.Array:
+def _keys(reader: pa.RecordBatchReader) -> pa.ChunkedArray:
     names = reader.schema.names
     name = "key" if "key" in names else names[0]
     kind = reader.schema.field(name).type
@@ -61,7 +61,7 @@ def _keys(reader: pa.RecordBatchReader) -> pa.Array:
     ):
         found = ", ".join(f"{field.name} {field.type}" for field in reader.schema)
         raise QueryError(f"the query must return a column `key` of samples; it returns {found}")
-    column = reader.read_all()[name].cast(pa.string()).combine_chunks()
+    column = reader.read_all()[name].cast(pa.string())
     if column.null_count:
         raise QueryError(f"the query returned {column.null_count} keys that are NULL")
     return column

@@ -50,7 +50,7 @@ def shards_of(storage: Storage, manifest: Manifest) -> Storage:
 
 def write_subset(
     source: str | os.PathLike[str],
-    keys: pa.Array,
+    keys: pa.Array | pa.ChunkedArray,
     target: str | os.PathLike[str],
     *,
     recipe_digest: str = "",
@@ -135,7 +135,7 @@ def places_of(table: pa.Table) -> bytes:
 class _Chosen:
     """Picks rows by key, and counts what it picks."""
 
-    def __init__(self, keys: pa.Array) -> None:
+    def __init__(self, keys: pa.Array | pa.ChunkedArray) -> None:
         self._keys = pc.unique(keys)
         self.count = 0
         self.shards: list[int] = []
@@ -150,23 +150,28 @@ class _Chosen:
         """
         if not len(self._keys):
             raise CorpusError(root, "no sample is chosen: the query returned no key")
-        found = []
+        known = index.read(columns=["key"])["key"]
+        # Asked once: a table of the chosen keys is made at every call, which for many of them
+        # costs more than all the rest.
+        chosen = pc.is_in(known, value_set=self._keys)
+        if pc.sum(chosen).as_py() < len(self._keys):
+            odd = self._keys.filter(pc.invert(pc.is_in(self._keys, value_set=known)))
+            more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+            raise CorpusError(root, f"no sample has the key {odd[0].as_py()!r}{more}")
+        del known
+        first = 0
         for group in range(index.num_row_groups):
-            table = index.read_row_group(group).replace_schema_metadata(None)
-            table = table.filter(pc.is_in(table["key"], value_set=self._keys))
-            if not table.num_rows:
+            size = index.metadata.row_group(group).num_rows
+            wanted = chosen.slice(first, size)
+            first += size
+            if not pc.any(wanted).as_py():
                 continue
+            table = index.read_row_group(group).replace_schema_metadata(None).filter(wanted)
             self.count += table.num_rows
             self.lengths.update(lengths_of(table))
             self.digest.update(places_of(table))
             self.shards = sorted({*self.shards, *pc.unique(table["shard"]).to_pylist()})
-            found.append(table["key"])
             yield table
-        if self.count < len(self._keys):
-            known = pa.chunked_array(found, pa.string()).combine_chunks()
-            odd = self._keys.filter(pc.invert(pc.is_in(self._keys, value_set=known)))
-            more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
-            raise CorpusError(root, f"no sample has the key {odd[0].as_py()!r}{more}")
 
 
 def _base(shards: Storage, subset: Storage) -> str:
