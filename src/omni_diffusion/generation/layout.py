@@ -242,6 +242,8 @@ class _Answer:
         mask, given = self.vocabulary.mask_id, task.frame == "given"
         # So many places of content cannot hold an end.
         sure = min(max(1, int(task.no_end_before * content)), content) if given else 0
+        if kind == "both":
+            sure = min(sure, 1)
         if kind == "picture":
             footer = [self.end_of_image, self.im_end, *self.newline]
             if given:
@@ -266,7 +268,10 @@ class _Answer:
         if task.speech_at is not None:
             at = int(task.speech_at * len(ids))
             ids[at] = self.begin_of_audio
-            ranges_by_place = [self.text] * at + [self.speech] * (len(ids) - at)
+            sure = min(sure, len(ids) - at - 1)
+            rest = len(ids) - at - 1 - sure
+            ranges_by_place = [*[self.text] * at, *[self.speech[:1]] * (1 + sure)]
+            ranges_by_place += [self.speech] * rest
         return self._laid(ids, ranges_by_place, ())
 
     def _laid(
