@@ -9,14 +9,16 @@ from typing import Any
 from omni_diffusion.backbone.checkpoint import save_checkpoint
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream, initialise
+from omni_diffusion.tokenize.media import MediaTokenizers
 from omni_diffusion.tokenize.text import TextTokenizer
 
+_DEMO = MediaTokenizers.demo()
 FINGERPRINTS = {
-    "text": "85d3db56b90432ba",
-    "image": "magvit2-demo-db3cc373643539e3",
-    "speech": "glm4voice-demo-2a6a4263a4f65643",
+    "text": TextTokenizer.from_pretrained("demo").fingerprint,
+    "image": _DEMO.image_tokenizer.fingerprint,
+    "speech": _DEMO.speech_tokenizer.fingerprint,
 }
-"""Of the demo tokenizers (a test compares)."""
+"""Of the demo tokenizers."""
 
 
 def demo_dream(seed: int = 0, **sizes: Any) -> Dream:
