@@ -170,7 +170,10 @@ def test_a_request_without_sense_is_refused_at_once(served: Served, body, messag
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"task": "caption", "image": base64.b64encode(b"no picture").decode()}, "image: cannot"),
+        (
+            {"task": "caption", "image": base64.b64encode(b"no picture").decode()},
+            "image: not a picture",
+        ),
         ({"task": "asr", "audio": base64.b64encode(b"no sound").decode()}, "audio: "),
         ({"task": "chat", "text": "word " * 2000}, "more than the 1024"),
     ],
@@ -284,7 +287,7 @@ def test_the_page_shows_what_a_task_needs_and_says_what_is_wrong(
     browser.driver.find_element("id", "image").send_keys(str(tmp_path / "not.png"))
     browser.evaluate("document.getElementById('go').click()")
     browser.wait("!document.getElementById('error').hidden")
-    assert "cannot be decoded" in browser.evaluate("document.getElementById('error').textContent")
+    assert "not a picture" in browser.evaluate("document.getElementById('error').textContent")
     browser.size(360, 740, phone=True)
     assert browser.overflow() == 0
 
