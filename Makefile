@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
+BENCHMARKS := corpus tokenizers pipeline scale sdvi train_step train_plan train_masking gpu audit sampler
 
 .PHONY: help install test lint bench demo clean
 
@@ -28,12 +29,14 @@ lint: install    ## ruff and mypy
 bench: install   ## a short pass of every benchmark (litdata without its own wish for torchvision)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps litdata
-	$(BIN)/python benchmarks/corpus.py --short --json
-	$(BIN)/python benchmarks/tokenizers.py --short --json
+	for name in $(BENCHMARKS); do \
+	  echo "-- $$name"; $(BIN)/python benchmarks/$$name.py --short --json || exit 1; \
+	done
 
-demo:            ## from pictures and questions to a trained any-to-any model
-	@echo "make demo is not built yet: see the changelog for what is."
-	@exit 1
+demo:            ## from pictures and questions to a trained any-to-any model, in demo/
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (once)"; $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	$(BIN)/omni-diffusion demo --out demo
 
 clean:           ## the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -12,6 +12,7 @@ from omni_diffusion.cli import (
     batch,
     curves,
     decode,
+    demo,
     demo_media,
     encode,
     estimate,
@@ -54,7 +55,7 @@ _VERBS = (
     *(tokenize, synthesize, run, status, demo_media),
     *(verify, show, spoken, audit, report, select, encode, decode),
     *(plan, batch, estimate, train, curves),
-    *(generate, serve, evaluate),
+    *(generate, serve, evaluate, demo),
 )
 for _verb in _VERBS:
     app.command(_verb.__name__.rpartition(".")[2].replace("_", "-"))(_verb.command)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pydantic import Field
 
@@ -80,9 +81,30 @@ def _words(recipe: ChainRecipe, number: int) -> list[str]:
     return [*words, *recipe.overrides] if words[0] in JOBS else words
 
 
-def _run(words: list[str]) -> int:
+def run_step(step: str, folder: Path) -> None:
+    """Run one command line in a folder.
+
+    Args:
+        step: without the program's name; quotes as in a shell.
+        folder: that its paths are relative to.
+
+    Raises:
+        JobError: it failed; names it and its exit code.
+        KeyboardInterrupt: interrupted; the command has ended in its own order.
+    """
+    code = _run([sys.executable, "-m", "omni_diffusion", *shlex.split(step)], folder)
+    if code in (130, -signal.SIGINT, -signal.SIGTERM):
+        raise KeyboardInterrupt
+    if code:
+        raise JobError(
+            f"the step `{step}` ended with exit code {code}; what is done stays: run the same "
+            "command again when the cause is mended"
+        )
+
+
+def _run(words: list[str], folder: Path | None = None) -> int:
     """Exit code of a command; a request to stop reaches it too, and its end is waited for."""
-    with subprocess.Popen(words) as process, _passing_on(process):
+    with subprocess.Popen(words, cwd=folder) as process, _passing_on(process):
         while True:
             try:
                 return process.wait()

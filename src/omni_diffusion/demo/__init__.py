@@ -1,0 +1,1 @@
+"""The newcomer's path: every verb once, in a folder of its own, and a page that tells the story."""

@@ -1,0 +1,172 @@
+"""One example of each task: what the model is asked, and what stands in the data as the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from omni_diffusion.corpus.record import AUDIO, IMAGE
+from omni_diffusion.pipelines.sources import open_source
+from omni_diffusion.pipelines.sources.partition import Item
+from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
+from omni_diffusion.recipe import load_recipe
+from omni_diffusion.tokenize.prompts import TASKS as PROMPTS
+from omni_diffusion.training.opening import load_data
+
+FOLDER = "examples"
+REQUESTS = f"{FOLDER}/requests.jsonl"
+_LIST = f"{FOLDER}/examples.json"
+
+TASKS = ("t2i", "s2i", "vqa", "svqa", "caption", "asr", "tts")
+"""In the order of the page."""
+
+_EACH = {"t2i": 3, "s2i": 2, "vqa": 2, "svqa": 2, "asr": 2}
+_GIVEN = {"image": ("vqa", "svqa", "caption"), "audio": ("asr", "s2i", "svqa")}
+"""Tasks whose first medium of a kind belongs to the question."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A sample of the data.
+
+    Attributes:
+        key: in its corpus, and of the request.
+        task: what it is an example of.
+        corpus: where it lies.
+        held_out: whether the model has not seen it in training.
+        text: what is asked in words.
+        answer: what the data answers in words.
+        given: files that are asked with: `image`, `audio`; relative to the demo's folder.
+        expected: files of the data's answer.
+    """
+
+    key: str
+    task: str
+    corpus: str
+    held_out: bool
+    text: str = ""
+    answer: str = ""
+    given: Mapping[str, str] = field(default_factory=dict)
+    expected: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_examples(folder: Path, training: str, tokenizing: tuple[str, ...]) -> list[Example]:
+    """Choose samples, held-out ones where there are, and write their media and a request each.
+
+    Args:
+        folder: of the demo.
+        training: recipe of the training run, relative to the folder.
+        tokenizing: recipes of the corpora it learns from.
+    """
+    with _inside(folder):
+        kept = _held_out_keys(training)
+        found: list[Example] = []
+        for recipe in tokenizing:
+            loaded = load_recipe(Path(recipe), TokenizeRecipe)
+            if loaded.output in kept:
+                found += _choose(loaded, kept[loaded.output], {e.task for e in found})
+        found.sort(key=lambda e: (TASKS.index(e.task), e.key))
+        lines = [json.dumps(_request(example)) for example in found]
+        Path(REQUESTS).write_text("\n".join(lines) + "\n")
+        Path(_LIST).write_text(json.dumps([asdict(example) for example in found], indent=1))
+    return found
+
+
+def read_examples(folder: Path) -> list[Example]:
+    """What `write_examples` wrote."""
+    return [Example(**entry) for entry in json.loads((folder / _LIST).read_text())]
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Paths of recipes mean what they mean to the commands, which run in the folder."""
+    before = Path.cwd()
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _held_out_keys(training: str) -> dict[str, set[str]]:
+    """By corpus, the keys that training keeps for evaluation."""
+    data, _ = load_data(training)
+    roots = {name: source.corpus for name, source in data.recipe.sources.items()}
+    return {
+        roots[source.name]: {place.key for place in source.places(source.lengths.held_out)}
+        for source in data.sources
+        if source.name in roots
+    }
+
+
+def _choose(recipe: TokenizeRecipe, kept: set[str], have: set[str]) -> list[Example]:
+    """Up to `_EACH` examples a task that no corpus before this one had."""
+    source = open_source(recipe.source)
+    items: dict[str, list[tuple[bool, Item]]] = {}
+    for partition in source.partitions():
+        for item in source.read(partition):
+            if isinstance(item, Item) and item.record.task in TASKS and _is_plain(item):
+                items.setdefault(item.record.task, []).append((item.key not in kept, item))
+    return [
+        _written(item, recipe.output, not seen)
+        for task, candidates in items.items()
+        if task not in have
+        for seen, item in sorted(candidates, key=lambda c: (c[0], c[1].key))[: _EACH.get(task, 1)]
+    ]
+
+
+def _is_plain(item: Item) -> bool:
+    """Whether it is one question and one answer."""
+    roles = [message.role for message in item.record.messages if message.role != "system"]
+    return roles == ["user", "assistant"]
+
+
+def _written(item: Item, corpus: str, held_out: bool) -> Example:
+    record = item.record
+    asked, answered = record.messages[-2].content, record.messages[-1].content
+    given: dict[str, str] = {}
+    expected: dict[str, str] = {}
+    for kind, files, names in (
+        ("image", item.images, record.images),
+        ("audio", item.audios, record.audios),
+    ):
+        for position, (data, name) in enumerate(zip(files, names, strict=True)):
+            is_given = position == 0 and record.task in _GIVEN[kind]
+            side = given if is_given else expected
+            path = Path(FOLDER) / f"{item.key}-{'given' if is_given else 'answer'}{_ending(name)}"
+            path.write_bytes(data)
+            side[kind] = str(path)
+    return Example(
+        key=item.key,
+        task=record.task,
+        corpus=corpus,
+        held_out=held_out,
+        text=_words(record.task, asked),
+        answer=answered.replace(IMAGE, "").replace(AUDIO, "").strip(),
+        given=given,
+        expected=expected,
+    )
+
+
+def _words(task: str, asked: str) -> str:
+    """What a user said within the wording of a task; nothing where all is spoken."""
+    pattern = re.escape(PROMPTS[task][1]).replace(re.escape("{text}"), "(.*)")
+    found = re.fullmatch(pattern, asked, re.DOTALL)
+    return found[1].strip() if found and found.groups() else ""
+
+
+def _ending(name: str) -> str:
+    return Path(name).suffix or ".bin"
+
+
+def _request(example: Example) -> dict[str, str]:
+    """A line of `generate --requests`; its paths are relative to the file that it stands in."""
+    files = {kind: Path(path).name for kind, path in example.given.items()}
+    request = {"key": example.key, "task": example.task, "text": example.text, **files}
+    return {name: value for name, value in request.items() if value}
