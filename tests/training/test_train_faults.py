@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from omni_diffusion.errors import CheckpointError, DiskFullError, OmniError, TrainingError
@@ -18,27 +17,14 @@ from omni_diffusion.training.parallel import World
 from omni_diffusion.training.train import train
 from omni_diffusion.training.train_recipe import GuardRecipe
 from training_corpora import damage
-from training_runs import metrics, short_corpus, tiny_run, train_to
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from training_runs import metrics, tiny_run, train_to
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return short_corpus(tmp_path_factory.mktemp("short"))
-
-
-@pytest.fixture(scope="module")
-def stopped(corpus, tmp_path_factory) -> Path:
+def stopped(short, tmp_path_factory) -> Path:
     """A run that was stopped after step 6."""
     run: Path = tmp_path_factory.mktemp("stopped")
-    train_to(6, tiny_run(corpus), run)
+    train_to(6, tiny_run(short), run)
     return run
 
 
@@ -52,9 +38,9 @@ def newest(run: Path) -> Path:
     return max((run / "checkpoints").glob("step-????????"))
 
 
-def test_a_loss_that_is_no_number_names_its_samples(corpus, tmp_path):
+def test_a_loss_that_is_no_number_names_its_samples(short, tmp_path):
     """One text id is poisoned: only samples that show it have no finite loss."""
-    recipe = tiny_run(corpus, run={"samples_every": 5, "checkpoints": {"every": 4}})
+    recipe = tiny_run(short, run={"samples_every": 5, "checkpoints": {"every": 4}})
     with Loader(open_data(recipe.data), recipe.masking) as loader:
         batch = loader.batch(5)
     samples = batch.samples
@@ -100,7 +86,7 @@ def test_a_spike_is_measured_by_the_median_of_the_last_losses():
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
-    corpus, run, monkeypatch
+    short, run, monkeypatch
 ):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -109,15 +95,15 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
     with monkeypatch.context() as patched:
         patched.setattr(HuggingFaceStorageWriter, "write_data", full)
         with pytest.raises(DiskFullError, match=r"step-00000010: no room .* untouched"):
-            train_to(None, tiny_run(corpus), run)
+            train_to(None, tiny_run(short), run)
     assert newest(run).name == "step-00000006"
     assert {path: path.stat().st_size for path in newest(run).iterdir()} == before
     assert not list((run / "checkpoints").glob("*.partial"))
-    assert train_to(None, tiny_run(corpus), run).resumed == 6
+    assert train_to(None, tiny_run(short), run).resumed == 6
 
 
-def test_a_folder_of_another_recipe_is_refused_with_the_differences(corpus, run):
-    other = tiny_run(corpus, optim={"learning_rate": 3e-3}, masking={"preset": "paper"})
+def test_a_folder_of_another_recipe_is_refused_with_the_differences(short, run):
+    other = tiny_run(short, optim={"learning_rate": 3e-3}, masking={"preset": "paper"})
     with pytest.raises(TrainingError) as caught:
         train_to(None, other, run)
     assert "masking.preset was 'low-variance' and is 'paper'" in str(caught.value)
@@ -125,9 +111,9 @@ def test_a_folder_of_another_recipe_is_refused_with_the_differences(corpus, run)
     assert "Give another --out" in str(caught.value)
 
 
-def test_what_does_not_decide_the_result_may_change(corpus, run):
+def test_what_does_not_decide_the_result_may_change(short, run):
     changed = {"evaluate_every": 4, "rows_per_pass": 2, "checkpoints": {"every": 9, "keep": 1}}
-    recipe = tiny_run(corpus, run=changed, data={"prefetch_steps": 1})
+    recipe = tiny_run(short, run=changed, data={"prefetch_steps": 1})
     assert train_to(None, recipe, run).step == 20
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000020"]
 
@@ -139,24 +125,24 @@ def test_what_does_not_decide_the_result_may_change(corpus, run):
         ("data", {"row_length": 256}, "cannot resume: row_length was 128 and is 256"),
     ],
 )
-def test_a_checkpoint_of_another_plan_is_refused(corpus, run, tmp_path, section, changes, message):
+def test_a_checkpoint_of_another_plan_is_refused(short, run, tmp_path, section, changes, message):
     shutil.copytree(run / "checkpoints", tmp_path / "other/checkpoints")
     with pytest.raises(OmniError, match=message):
-        train_to(None, tiny_run(corpus, **{section: changes}), tmp_path / "other")
+        train_to(None, tiny_run(short, **{section: changes}), tmp_path / "other")
 
 
-def test_a_checkpoint_of_another_vocabulary_or_model_is_refused(corpus, run):
+def test_a_checkpoint_of_another_vocabulary_or_model_is_refused(short, run):
     path = newest(run) / "state.json"
     state = json.loads(path.read_text())
     for what, name, value in (("vocabulary", "image", "i-2"), ("model", "hidden_size", 16)):
         path.write_text(json.dumps(state | {what: state[what] | {name: value}}))
         reason = f"is of another {what}: {name} was {value!r} and is"
         with pytest.raises(CheckpointError, match=reason):
-            train_to(None, tiny_run(corpus), run)
+            train_to(None, tiny_run(short), run)
 
 
 @pytest.mark.parametrize("fault", ["shorter", "absent", "no state", "version"])
-def test_a_damaged_checkpoint_is_refused_with_the_way_out(corpus, run, fault):
+def test_a_damaged_checkpoint_is_refused_with_the_way_out(short, run, fault):
     (file,) = newest(run).glob("*.safetensors")
     state = newest(run) / "state.json"
     if fault == "shorter":
@@ -169,13 +155,13 @@ def test_a_damaged_checkpoint_is_refused_with_the_way_out(corpus, run, fault):
         state.write_text(state.read_text().replace('"version": 1', '"version": 99'))
     wanted = "has format 99" if fault == "version" else "remove this checkpoint to go on from"
     with pytest.raises(CheckpointError, match=wanted):
-        train_to(None, tiny_run(corpus), run)
+        train_to(None, tiny_run(short), run)
     shutil.rmtree(newest(run))
-    assert train_to(None, tiny_run(corpus), run).resumed == 5
+    assert train_to(None, tiny_run(short), run).resumed == 5
 
 
-def test_damaged_samples_are_left_out_and_counted_or_stop_the_run(corpus, tmp_path):
-    shutil.copytree(corpus, tmp_path / "broken")
+def test_damaged_samples_are_left_out_and_counted_or_stop_the_run(short, tmp_path):
+    shutil.copytree(short, tmp_path / "broken")
     damage(tmp_path / "broken", "s3")
     skipping = tiny_run(tmp_path / "broken", data={"damaged": "skip"}, run={"evaluate_every": None})
     assert train_to(None, skipping, tmp_path / "skip").step == 20
@@ -189,9 +175,9 @@ def test_damaged_samples_are_left_out_and_counted_or_stop_the_run(corpus, tmp_pa
         train_to(None, stopping, tmp_path / "stop")
 
 
-def test_checkpoints_are_kept_by_number_and_by_step(corpus, tmp_path):
+def test_checkpoints_are_kept_by_number_and_by_step(short, tmp_path):
     kept = {"every": 3, "keep": 2, "keep_every": 6}
-    recipe = tiny_run(corpus, run={"evaluate_every": None, "checkpoints": kept})
+    recipe = tiny_run(short, run={"evaluate_every": None, "checkpoints": kept})
     train_to(None, recipe, tmp_path)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert [int(name.removeprefix("step-")) for name in names] == [6, 12, 18, 20]

@@ -10,22 +10,20 @@ from omni_diffusion.backbone.checkpoint import load_dream
 from omni_diffusion.training.learner import Learner
 from omni_diffusion.training.opening import open_data
 from omni_diffusion.training.parallel import World
-from training_runs import last_state, metrics, short_corpus, tiny_run, train_to
+from training_runs import last_state, metrics, tiny_run, train_to
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.1, "fully_trained": ("lm_head",)}
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    corpus = short_corpus(tmp_path_factory.mktemp("short"))
+def recipe(short):
     model = {"dtype": "bfloat16", "activation_checkpointing": True, "lora": LORA}
     often = {"evaluate_every": None, "checkpoints": {"every": 6}}
-    return tiny_run(corpus, model=model, optim={"steps": 6}, run=often)
+    return tiny_run(short, model=model, optim={"steps": 6}, run=often)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(recipe, tmp_path_factory) -> Path:
-    torch.set_num_threads(1)
     run: Path = tmp_path_factory.mktemp("adapters")
     train_to(None, recipe, run)
     return run
@@ -62,13 +60,12 @@ def test_the_model_for_others_is_merged(recipe, undisturbed):
 
 
 @pytest.mark.slow
-def test_compiled_layers_learn_the_same(tmp_path):
+def test_compiled_layers_learn_the_same(short, tmp_path):
     """Minutes of a C++ compiler on a CPU."""
-    corpus = short_corpus(tmp_path / "corpus")
     often = {"evaluate_every": None}
     for compiled in (False, True):
         model = {"dtype": "float32", "compile": compiled}
-        recipe = tiny_run(corpus, model=model, optim={"steps": 2}, run=often)
+        recipe = tiny_run(short, model=model, optim={"steps": 2}, run=often)
         train_to(None, recipe, tmp_path / f"{compiled}")
     for ours, plain in zip(metrics(tmp_path / "True"), metrics(tmp_path / "False"), strict=True):
         assert ours["loss"] == pytest.approx(plain["loss"], rel=1e-5)

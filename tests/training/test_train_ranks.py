@@ -12,24 +12,22 @@ from safetensors.numpy import load_file
 
 from training_corpora import damage
 from training_ranks import RANKS, as_one_of_two
-from training_runs import metrics, short_corpus, tiny_run, train_to
+from training_runs import metrics, tiny_run, train_to
 
 DOUBLE = {"dtype": "float64"}
 """So that the order of sums does not show."""
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
+def runs(short, tmp_path_factory) -> Path:
     """`alone` by one process; `begun_on_two`, ended by one; `ended_on_two`, begun by one."""
-    torch.set_num_threads(1)
     root: Path = tmp_path_factory.mktemp("ranks")
-    corpus = short_corpus(root / "corpus")
-    shutil.copytree(corpus, root / "broken")
+    shutil.copytree(short, root / "broken")
     for key in (f"s{i}" for i in range(0, 31, 7)):
         damage(root / "broken", key)
     optim = {"steps": 6, "learning_rate": 1e-2, "ema": 0.9}
     often = {"evaluate_every": 3, "checkpoints": {"every": 6}}
-    recipe = tiny_run(corpus, model=DOUBLE, optim=optim, run=often)
+    recipe = tiny_run(short, model=DOUBLE, optim=optim, run=often)
     damaged = tiny_run(root / "broken", model=DOUBLE, optim=optim, run={"evaluate_every": None})
     train_to(None, recipe, root / "alone")
     train_to(3, recipe, root / "ended_on_two")

@@ -7,29 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from omni_diffusion.training.opening import open_data
-from training_runs import exported, last_state, metrics, short_corpus, tiny_run, train_to
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from training_runs import exported, last_state, metrics, tiny_run, train_to
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return short_corpus(tmp_path_factory.mktemp("short"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(corpus, tmp_path_factory) -> Path:
+def undisturbed(short, tmp_path_factory) -> Path:
     run: Path = tmp_path_factory.mktemp("undisturbed")
-    assert train_to(None, tiny_run(corpus), run).step == 20
+    assert train_to(None, tiny_run(short), run).step == 20
     return run
 
 
@@ -57,43 +43,43 @@ def test_a_run_reports_every_step_and_learns(undisturbed):
         (4,),  # where the first pass over the corpus ends
     ],
 )
-def test_stopped_by_a_signal_and_resumed(corpus, undisturbed, tmp_path, stops):
+def test_stopped_by_a_signal_and_resumed(short, undisturbed, tmp_path, stops):
     before = None
     for stop in stops:
-        outcome = train_to(stop, tiny_run(corpus), tmp_path)
+        outcome = train_to(stop, tiny_run(short), tmp_path)
         assert (outcome.step, outcome.resumed, outcome.model) == (stop, before, None)
         assert outcome.signal == "SIGTERM"
         before = stop
-    outcome = train_to(None, tiny_run(corpus), tmp_path)
+    outcome = train_to(None, tiny_run(short), tmp_path)
     assert (outcome.step, outcome.resumed) == (20, before)
     assert_same(tmp_path, undisturbed)
 
 
-def test_the_first_pass_ends_after_four_steps(corpus):
+def test_the_first_pass_ends_after_four_steps(short):
     """So that the test above stops there."""
-    plan = open_data(tiny_run(corpus).data).plan
+    plan = open_data(tiny_run(short).data).plan
     assert [set(plan.step(step).epoch.tolist()) for step in (3, 4)] == [{0}, {1}]
 
 
 @pytest.mark.parametrize("when", ["save", "publish", "accumulation"])
-def test_killed_and_resumed(corpus, undisturbed, tmp_path, when):
+def test_killed_and_resumed(short, undisturbed, tmp_path, when):
     support = Path(__file__).parents[1] / "support"
-    command = [sys.executable, "-m", "training_killed", corpus, tmp_path, when]
+    command = [sys.executable, "-m", "training_killed", short, tmp_path, when]
     environment = os.environ | {"PYTHONPATH": str(support), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     left = [name for name in names if name.endswith(".partial")]
     assert bool(left) == (when != "accumulation")
-    outcome = train_to(None, tiny_run(corpus), tmp_path)
+    outcome = train_to(None, tiny_run(short), tmp_path)
     assert outcome.resumed == 5
     assert not list((tmp_path / "checkpoints").glob("*.partial"))
     assert_same(tmp_path, undisturbed)
 
 
-def test_starting_again_after_the_end_changes_nothing(corpus, undisturbed):
+def test_starting_again_after_the_end_changes_nothing(short, undisturbed):
     state, figures, files = last_state(undisturbed), metrics(undisturbed), exported(undisturbed)
-    outcome = train_to(None, tiny_run(corpus), undisturbed)
+    outcome = train_to(None, tiny_run(short), undisturbed)
     assert outcome.resumed == outcome.step == 20
     found = last_state(undisturbed), metrics(undisturbed), exported(undisturbed)
     assert found == (state, figures, files)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +27,20 @@ from omni_diffusion.errors import OmniError
 from omni_diffusion.tokenize.speech.sanm import AudioProjector, SenseVoiceConfig, SenseVoiceEncoder
 
 
-class Inserts(NamedTuple):
+class Inserts:
     """Vectors that take the place of token embeddings.
+
+    Neither tuple nor dataclass: FSDP looks into those for tensors among a module's inputs, and
+    takes their gradient for a sign that the module's own parameters have theirs. The projector,
+    which made the vectors, gets its gradient only after that.
 
     Attributes:
         positions: tokens of the packed row that are replaced, int64 [n].
         vectors: what stands there instead, [n, hidden size].
     """
 
-    positions: Tensor
-    vectors: Tensor
+    def __init__(self, positions: Tensor, vectors: Tensor) -> None:
+        self.positions, self.vectors = positions, vectors
 
 
 class KeyValues:
