@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 BENCHMARKS := corpus tokenizers pipeline scale sdvi train_step train_plan train_masking gpu audit sampler
 
-.PHONY: help install test lint bench demo clean
+.PHONY: help install test lint bench fuzz demo clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -37,6 +37,9 @@ demo:            ## from pictures and questions to a trained any-to-any model, i
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing (once)"; $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	$(BIN)/omni-diffusion demo --out demo
+
+fuzz: install    ## ten thousand damaged inputs for each reader
+	$(BIN)/python tests/fuzz/fuzzing.py --runs 10000
 
 clean:           ## the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build

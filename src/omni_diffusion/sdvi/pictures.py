@@ -27,7 +27,9 @@ def picture_fault(data: bytes) -> Dropped | None:
                 if width * height > MAX_PIXELS:
                     return Dropped(rule=PICTURE, detail=f"{width} x {height} pixels")
                 picture.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+    except UnidentifiedImageError:  # whose words hold an address in memory
+        return Dropped(rule=PICTURE, detail="cannot be decoded: is not a picture")
+    except (Image.DecompressionBombError, OSError, ValueError) as error:
         return Dropped(rule=PICTURE, detail=f"cannot be decoded: {error}")
     except (SyntaxError, EOFError, IndexError, OverflowError) as error:  # Pillow's, of odd files
         return Dropped(rule=PICTURE, detail=f"cannot be decoded: {type(error).__name__} {error}")
