@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from omni_diffusion.sdvi.pictures import PICTURE
 from omni_diffusion.sdvi.rules import (
     RULES,
     Dropped,
@@ -35,7 +36,7 @@ def test_ids_are_unique_and_every_rule_explains_itself() -> None:
 
 def test_the_handbook_names_every_rule() -> None:
     text = (Path(__file__).parents[2] / "docs/sdvi.md").read_text()
-    others = {"R0.form", EMPTY, CHOICE, LENGTH, ALPHABET, "T6.rewrite"}
+    others = {"R0.form", PICTURE, EMPTY, CHOICE, LENGTH, ALPHABET, "T6.rewrite"}
     told = set(re.findall(r"^\| ([RT]\d\.[a-z]+) \|", text, re.MULTILINE))
     assert told == {rule.id for rule in RULES} | others
 
