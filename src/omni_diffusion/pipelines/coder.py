@@ -62,12 +62,14 @@ class Coder(Generic[M]):
         self.reused = 0
         #: Files whose codes were known.
 
-    def prepare(self, files: Sequence[File], threads: ThreadPoolExecutor) -> list[Pending[M]]:
-        """First step: look up, and decode what is not known."""
+    def prepare(
+        self, files: Sequence[File], threads: ThreadPoolExecutor | None
+    ) -> list[Pending[M]]:
+        """First step: look up, and decode what is not known: on threads, or on the caller's."""
         hashes = [content_hash(file.data) for file in files]
         known = self._lookup(hashes)
         unknown = [file for file, codes in zip(files, known, strict=True) if codes is None]
-        media = threads.map(self._decode_one, unknown)
+        media = (threads.map if threads else map)(self._decode_one, unknown)
         return [
             Pending(digest, codes if codes is not None else next(media))
             for digest, codes in zip(hashes, known, strict=True)

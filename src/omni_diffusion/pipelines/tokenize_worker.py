@@ -89,8 +89,11 @@ class TokenizeWorker:
 
     def samples(self, items: Iterator[Item | Reject]) -> Iterator[Sample | Reject]:
         """See `shard_work.Worker`."""
-        with ThreadPoolExecutor(self._recipe.decode_threads) as threads:
-            batches = (self._prepare(batch, threads) for batch in self._batches(items))
+        count = self._recipe.decode_threads
+        with ThreadPoolExecutor(count) as threads:
+            # One alone is the thread that reads ahead, so that nothing is handed over twice.
+            pool = threads if count > 1 else None
+            batches = (self._prepare(batch, pool) for batch in self._batches(items))
             for batch in read_ahead(batches, READ_AHEAD):
                 yield from self._finish(batch)
 
@@ -117,7 +120,9 @@ class TokenizeWorker:
         while batch := list(islice(items, self._recipe.batch)):
             yield batch
 
-    def _prepare(self, batch: Sequence[Item | Reject], threads: ThreadPoolExecutor) -> _Batch:
+    def _prepare(
+        self, batch: Sequence[Item | Reject], threads: ThreadPoolExecutor | None
+    ) -> _Batch:
         """Cut the records into pieces and decode their media."""
         drafts = [self._draft(item) for item in batch]
         files: dict[Modality, list[File]] = {modality: [] for modality in self._coders}
