@@ -20,7 +20,9 @@ def command(
     overrides: list[str] = typer.Argument(
         None, metavar="[KEY=VALUE]...", help="Set recipe keys, e.g. optim.steps=100."
     ),
-    out: Path = typer.Option(None, "-o", "--out", help="Folder of the run.  [default: runs/RECIPE]"),
+    out: Path = typer.Option(
+        None, "-o", "--out", help="Folder of the run.  [default: runs/RECIPE]"
+    ),
     launcher: Literal["none", "ray"] = typer.Option(
         "none", help="ray: on the workers of run.ray. Under torchrun it stays none."
     ),
