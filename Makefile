@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
-BENCHMARKS := corpus tokenizers pipeline scale sdvi train_step train_plan train_masking gpu audit sampler
+BENCHMARKS := corpus tokenizers pipeline scale sdvi train_step audit sampler
 
 .PHONY: help install test lint bench fuzz demo clean
 
@@ -32,6 +32,7 @@ bench: install   ## a short pass of every benchmark (litdata without its own wis
 	for name in $(BENCHMARKS); do \
 	  echo "-- $$name"; $(BIN)/python benchmarks/$$name.py --short --json || exit 1; \
 	done
+	$(BIN)/python benchmarks/gpu.py --tiny --json
 
 demo:            ## from pictures and questions to a trained any-to-any model, in demo/
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
