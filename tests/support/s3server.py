@@ -122,7 +122,8 @@ class S3Server:
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
                 body = f"<Error><Code>{self._code}</Code><Message>{self._code}</Message></Error>"
                 start_response(f"{status} {self._code}", [("Content-Type", "application/xml")])
-                return [body.encode()]
+                # A body behind a HEAD would be taken for the next answer on the same connection.
+                return [] if request.method == "HEAD" else [body.encode()]
         return self._backend(environ, start_response)
 
 
