@@ -53,7 +53,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def test_a_file_of_requests_becomes_files(place: Path, tmp_path: Path) -> None:
-    options = ["-o", str(tmp_path), "--trace", "--json", "--set", "t2i.sampler.steps=3"]
+    options = ["-o", str(tmp_path), "--trace", "--json", "t2i.sampler.steps=3"]
     asked = ["--requests", str(place / "asks.jsonl")]
     done = omni("generate", str(place / "model"), *asked, *options, code=1)
     rows = {row["key"]: row for row in map(json.loads, done.stdout.splitlines())}
@@ -81,7 +81,7 @@ def test_a_file_of_requests_becomes_files(place: Path, tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_files(place: Path, tmp_path: Path) -> None:
     ask = [str(place / "model"), "--task", "t2i", "--text", "a ball"]
-    hot = ["--set", "t2i.sampler.temperature=1.0", "--set", "t2i.sampler.steps=2", "--samples", "2"]
+    hot = ["t2i.sampler.temperature=1.0", "t2i.sampler.steps=2", "--samples", "2"]
     for name in ("one", "two"):
         done = CliRunner().invoke(app, ["generate", *ask, *hot, "-o", str(tmp_path / name)])
         assert done.exit_code == 0, done.output
@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_files(place: Path, tmp_path: Path) -> None
     [
         ([], "no --task: one of t2i"),
         (["--task", "t2i"], "t2i needs text, which is missing"),
-        (["--task", "t2i", "-t", "x", "--set", "t2i.sampler.stepz=3"], "did you mean 'steps'"),
+        (["--task", "t2i", "-t", "x", "t2i.sampler.stepz=3"], "did you mean 'steps'"),
         (["--requests", "asks.jsonl", "-t", "x"], "leave the other inputs out"),
         (["--task", "chat", "--text-file", "none.txt"], "none.txt: cannot be read"),
     ],

@@ -31,7 +31,7 @@ RECIPE = Path(__file__).parents[2] / "tokenize" / "demo.yaml"
 @pytest.fixture(scope="module")
 def media(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    prepare_demo_media(folder, pictures=9, clips=8)
+    prepare_demo_media(folder, drawings=6, questions=3, clips=8)
     return folder
 
 
@@ -63,11 +63,11 @@ def test_no_two_pictures_or_sentences_are_the_same(media: Path) -> None:
 
 def test_it_is_the_same_in_every_run_and_after_a_loss(media: Path, tmp_path: Path) -> None:
     """Although Pico itself speaks a sentence in more than one way."""
-    prepare_demo_media(tmp_path, pictures=9, clips=8)
+    prepare_demo_media(tmp_path, drawings=6, questions=3, clips=8)
     assert files_of(tmp_path) == files_of(media)
     for name in ("clips-00000.tar", "questions-00000.tar"):
         (tmp_path / name).unlink()
-    prepare_demo_media(tmp_path, pictures=9, clips=8)
+    prepare_demo_media(tmp_path, drawings=6, questions=3, clips=8)
     assert files_of(tmp_path) == files_of(media)
 
 
@@ -79,13 +79,15 @@ def test_what_is_there_is_not_made_again(media: Path, monkeypatch) -> None:
     for name in ("_render", "_questions"):
         monkeypatch.setattr(demo_records, name, never)
     told: list[tuple[int, int]] = []
-    prepare_demo_media(media, pictures=9, clips=8, on_progress=lambda *at: told.append(at))
+    prepare_demo_media(
+        media, drawings=6, questions=3, clips=8, on_progress=lambda *at: told.append(at)
+    )
     assert told == [(6, 17), (9, 17), (17, 17)]
 
 
 def test_other_counts_need_another_folder(media: Path) -> None:
     with pytest.raises(ShardConflictError, match=r"demo-media\.json"):
-        prepare_demo_media(media, pictures=9, clips=9)
+        prepare_demo_media(media, drawings=6, questions=3, clips=9)
 
 
 def test_more_than_there_is_is_an_error(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import typer
 
+from omni_diffusion.cli import recipe_options
+
 
 def command(
     recipe: Path = typer.Argument(help="A training recipe."),
-    overrides: list[str] = typer.Argument(None, help="Overrides: data.row_length=2048 ..."),
+    overrides: list[str] = recipe_options.overrides("data.row_length=2048"),
     step: int = typer.Option(help="Which step, from 0; -1, -2 ... are evaluation batches."),
     rank: int = typer.Option(0, min=0, help="Only this rank's rows."),
     world_size: int = typer.Option(1, "--world-size", min=1, help="Of so many ranks."),

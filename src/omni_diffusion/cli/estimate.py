@@ -8,10 +8,12 @@ from pathlib import Path
 
 import typer
 
+from omni_diffusion.cli import recipe_options
+
 
 def command(
     recipe: Path = typer.Argument(help="A training recipe."),
-    overrides: list[str] = typer.Argument(None, help="Overrides: model.lora.rank=32 ..."),
+    overrides: list[str] = recipe_options.overrides("model.lora.rank=32"),
     gpus: int = typer.Option(1, min=1, help="GPUs that share the model."),
     peak_tflops: float = typer.Option(989.0, min=0.001, help="Dense peak of one GPU, bf16."),
     efficiency: float = typer.Option(0.35, min=0.001, max=1.0, help="Part of the peak reached."),

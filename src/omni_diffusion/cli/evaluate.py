@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from omni_diffusion.cli import generation_options as options
+from omni_diffusion.cli.generation_options import StudioOptions, with_studio
 from omni_diffusion.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from omni_diffusion.generation.studio import Studio
 
 
+@with_studio
 def command(
-    checkpoint: str = options.CHECKPOINT,
+    said: StudioOptions,
     suite: Literal["asr", "tts", "vqa", "t2i", "s2i", "corpus"] = typer.Option(
         help="What is measured."
     ),
@@ -46,15 +47,6 @@ def command(
     ),
     out: Path = typer.Option(Path("evaluation"), "-o", "--out", help="Folder for the results."),
     batch: int = typer.Option(8, min=1, help="Answers that are denoised together."),
-    recipe: Path | None = options.RECIPE,
-    preset: str | None = options.PRESET,
-    changes: list[str] = options.SET,
-    text_tokenizer: str | None = options.TEXT,
-    image_tokenizer: str | None = options.IMAGE,
-    speech_tokenizer: str | None = options.SPEECH,
-    decoder: str | None = options.DECODER,
-    features: str | None = options.FEATURES,
-    device: str = options.DEVICE,
     as_json: bool = typer.Option(False, "--json", help="Print results.json."),
 ) -> None:
     """Score a model as papers do, and keep everything that is needed to repeat it.
@@ -67,22 +59,12 @@ def command(
 
     numbers = _steps(steps)
     if suite == "corpus" and steps is not None:
-        raise OmniError("--steps compares benchmarks; for a corpus use --set TASK.sampler.steps=N")
+        raise OmniError("--steps compares benchmarks; for a corpus say TASK.sampler.steps=N")
     if suite == "corpus":
         items, wanted = [], _chosen_keys(data, keys, held_out)
     else:
         items, wanted = _items(suite, benchmark, data, images, limit), None
-    chosen = options.generation_recipe(recipe, preset, changes)
-    studio = options.open_studio(
-        checkpoint,
-        chosen,
-        text_tokenizer,
-        image_tokenizer,
-        speech_tokenizer,
-        decoder,
-        features,
-        device,
-    )
+    studio = said.open()
     out.mkdir(parents=True, exist_ok=True)
     name = benchmark if suite == "vqa" else suite
     facts: dict[str, Any] = {"suite": suite, "benchmark": name, "path": str(data), "limit": limit}
@@ -113,8 +95,8 @@ def command(
                 on_progress=update,
             )
             found = {"by_steps": rows}
-    weights = options.weights_folder(checkpoint)
-    results = report.describe(studio, checkpoint, weights, facts) | {"batch": batch} | found
+    weights = said.weights_folder()
+    results = report.describe(studio, said.checkpoint, weights, facts) | {"batch": batch} | found
     shown = report.write(out, results, name)
     typer.echo(json.dumps(results, indent=2, ensure_ascii=False) if as_json else shown)
     if studio.kit.demo and not as_json:

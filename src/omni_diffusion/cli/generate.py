@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from omni_diffusion.cli import generation_options as options
+from omni_diffusion.cli.generation_options import StudioOptions, with_studio
 from omni_diffusion.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from omni_diffusion.generation.ask import Ask, BadLine
 
 
+@with_studio
 def command(
-    checkpoint: str = options.CHECKPOINT,
+    said: StudioOptions,
     task: str | None = typer.Option(
         None, help="t2i, s2i, tts, asr, caption, vqa, svqa, sqa or chat."
     ),
@@ -41,15 +42,6 @@ def command(
     batch: int = typer.Option(8, min=1, help="Answers that are denoised together."),
     history: bool = typer.Option(True, help="Write the ids after every step."),
     trace: bool = typer.Option(False, help="Draw how each answer came about."),
-    recipe: Path | None = options.RECIPE,
-    preset: str | None = options.PRESET,
-    changes: list[str] = options.SET,
-    text_tokenizer: str | None = options.TEXT,
-    image_tokenizer: str | None = options.IMAGE,
-    speech_tokenizer: str | None = options.SPEECH,
-    decoder: str | None = options.DECODER,
-    features: str | None = options.FEATURES,
-    device: str = options.DEVICE,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object an answer."),
 ) -> None:
     """Answer requests: draw, speak, write down, describe, and answer questions.
@@ -82,19 +74,9 @@ def command(
         )
         single.check()
         asks = [_numbered(single, task, number, samples, seed) for number in range(samples)]
-    chosen = options.generation_recipe(recipe, preset, changes)
-    studio = options.open_studio(
-        checkpoint,
-        chosen,
-        text_tokenizer,
-        image_tokenizer,
-        speech_tokenizer,
-        decoder,
-        features,
-        device,
-    )
+    studio = said.open()
     out.mkdir(parents=True, exist_ok=True)
-    about = {"checkpoint": checkpoint, "tokenizers": studio.kit.describe()}
+    about = {"checkpoint": said.checkpoint, "tokenizers": studio.kit.describe()}
     bad = [Failed(key=a.key, reason=a.reason) for a in asks if isinstance(a, BadLine)]
     good = [a for a in asks if not isinstance(a, BadLine)]
     failures, done = 0, len(bad)

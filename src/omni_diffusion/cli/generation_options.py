@@ -2,78 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from omni_diffusion.cli import recipe_options
 
 if TYPE_CHECKING:
     from omni_diffusion.generation.generation_recipe import GenerationRecipe
     from omni_diffusion.generation.studio import Studio
 
-CHECKPOINT = typer.Argument(help="RUN/model, a run folder, any checkpoint folder, or a hub name.")
-RECIPE = typer.Option(None, "--recipe", help="A generation recipe (YAML).")
-PRESET = typer.Option(None, "--preset", help="default, paper or published-code.")
-SET = typer.Option(None, "--set", help="Override a recipe's key: t2i.sampler.steps=50 ...")
-TEXT = typer.Option(None, "--text-tokenizer", help="Text tokenizer; else the checkpoint's own.")
-IMAGE = typer.Option(None, "--image-tokenizer", help="Picture tokenizer: hub name or folder.")
-SPEECH = typer.Option(None, "--speech-tokenizer", help="Speech tokenizer: hub name or folder.")
-DECODER = typer.Option(None, "--speech-decoder", help="Speech decoder: hub name or folder.")
-FEATURES = typer.Option(None, "--features", help="SenseVoice, for models that hear features.")
-DEVICE = typer.Option("cpu", "--device", help="Where to run: cpu, cuda, cuda:1, ...")
+
+@dataclass(frozen=True, kw_only=True)
+class StudioOptions:
+    """What the user says of model, tokenizers and recipe."""
+
+    checkpoint: str = typer.Argument(
+        help="RUN/model, a run folder, any checkpoint folder, or a hub name."
+    )
+    overrides: list[str] = recipe_options.overrides("t2i.sampler.steps=50")
+    recipe: Path | None = typer.Option(None, help="A generation recipe (YAML).")
+    preset: str | None = typer.Option(None, help="default, paper or published-code.")
+    text_tokenizer: str | None = typer.Option(
+        None, help="Text tokenizer; else the checkpoint's own."
+    )
+    image_tokenizer: str | None = typer.Option(None, help="Picture tokenizer: hub name or folder.")
+    speech_tokenizer: str | None = typer.Option(None, help="Speech tokenizer: hub name or folder.")
+    speech_decoder: str | None = typer.Option(None, help="Speech decoder: hub name or folder.")
+    features: str | None = typer.Option(None, help="SenseVoice, for models that hear features.")
+    device: str = typer.Option("cpu", help="Where to run: cpu, cuda, cuda:1, ...")
+
+    def open(self) -> Studio:
+        """Load the model, its tokenizers and the recipe.
+
+        Raises:
+            OmniError: something is absent or does not fit.
+        """
+        from omni_diffusion.generation.kit import Names, load_checkpoint
+        from omni_diffusion.generation.studio import Studio
+
+        chosen = self._chosen_recipe()
+        names = Names(
+            text=self.text_tokenizer,
+            image=self.image_tokenizer,
+            speech=self.speech_tokenizer,
+            speech_decoder=self.speech_decoder,
+            features=self.features,
+        )
+        return Studio(*load_checkpoint(self.checkpoint, names, self.device), chosen)
+
+    def weights_folder(self) -> Path | None:
+        """Where the weights lie, if that is a local folder."""
+        folder = Path(self.checkpoint)
+        inner = folder / "model"
+        if not (folder / "config.json").is_file() and inner.is_dir():
+            return inner
+        return folder if folder.is_dir() else None
+
+    def _chosen_recipe(self) -> GenerationRecipe:
+        import tempfile
+
+        from omni_diffusion.generation.generation_recipe import GenerationRecipe
+        from omni_diffusion.recipe import load_recipe
+
+        changes = list(self.overrides or ())
+        if self.preset is not None:
+            changes.insert(0, f"preset={self.preset}")
+        if self.recipe is not None:
+            return load_recipe(self.recipe, GenerationRecipe, changes)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "generation")
+            file.write_text("")
+            return load_recipe(file, GenerationRecipe, changes)
 
 
-def generation_recipe(
-    recipe: Path | None, preset: str | None, overrides: Sequence[str] | None
-) -> GenerationRecipe:
-    """The recipe that the options name.
+def with_studio(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb these options; it gets them together as its first argument."""
+    shared = inspect.signature(StudioOptions, eval_str=True).parameters
+    arguments, options = list(shared.values())[:2], list(shared.values())[2:]
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
-    Raises:
-        RecipeError: a key or value is wrong.
-    """
-    import tempfile
+    @wraps(command)
+    def verb(**given: Any) -> None:
+        said = StudioOptions(**{name: given.pop(name) for name in shared})
+        command(said, **given)
 
-    from omni_diffusion.generation.generation_recipe import GenerationRecipe
-    from omni_diffusion.recipe import load_recipe
-
-    changes = list(overrides or ())
-    if preset is not None:
-        changes.insert(0, f"preset={preset}")
-    if recipe is not None:
-        return load_recipe(recipe, GenerationRecipe, changes)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "generation")
-        file.write_text("")
-        return load_recipe(file, GenerationRecipe, changes)
-
-
-def weights_folder(checkpoint: str) -> Path | None:
-    """Where the weights lie, if that is a local folder."""
-    folder = Path(checkpoint)
-    inner = folder / "model"
-    if not (folder / "config.json").is_file() and inner.is_dir():
-        return inner
-    return folder if folder.is_dir() else None
-
-
-def open_studio(
-    checkpoint: str,
-    recipe: GenerationRecipe,
-    text: str | None,
-    image: str | None,
-    speech: str | None,
-    decoder: str | None,
-    features: str | None,
-    device: str,
-) -> Studio:
-    """Load the model and its tokenizers.
-
-    Raises:
-        OmniError: something is absent or does not fit.
-    """
-    from omni_diffusion.generation.kit import Names, load_checkpoint
-    from omni_diffusion.generation.studio import Studio
-
-    names = Names(text=text, image=image, speech=speech, speech_decoder=decoder, features=features)
-    return Studio(*load_checkpoint(checkpoint, names, device), recipe)
+    parameters = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*arguments, *own, *options)
+    ]
+    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {one.name: one.annotation for one in parameters}
+    return verb

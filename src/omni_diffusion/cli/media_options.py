@@ -1,4 +1,4 @@
-"""Options that `encode`, `decode` and `show` share: which tokenizers to use."""
+"""Options that `encode`, `decode`, `show` and `report` share: which tokenizers to use."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ if TYPE_CHECKING:
     from omni_diffusion.tokenize.media import MediaTokenizers
 
 DEMO = typer.Option(False, "--demo", help="Use the small tokenizers that ship in this package.")
-IMAGE = typer.Option("showlab/magvitv2", "--image", help="Picture tokenizer: hub name or folder.")
+IMAGE = typer.Option(
+    "showlab/magvitv2", "--image-tokenizer", help="Picture tokenizer: hub name or folder."
+)
 SPEECH = typer.Option(
-    "zai-org/glm-4-voice-tokenizer", "--speech", help="Speech tokenizer: hub name or folder."
+    "zai-org/glm-4-voice-tokenizer",
+    "--speech-tokenizer",
+    help="Speech tokenizer: hub name or folder.",
 )
 DECODER = typer.Option(
     "zai-org/glm-4-voice-decoder", "--speech-decoder", help="Speech decoder: hub name or folder."

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from omni_diffusion.cli import recipe_options
+
 if TYPE_CHECKING:
     from omni_diffusion.training.report import PlanReport
 
 
 def command(
     recipe: Path = typer.Argument(help="A training recipe."),
-    overrides: list[str] = typer.Argument(None, help="Overrides: data.row_length=2048 ..."),
+    overrides: list[str] = recipe_options.overrides("data.row_length=2048"),
     steps: int = typer.Option(1000, min=1, help="Steps that the figures are for."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from omni_diffusion.cli import recipe_options
+
 
 def command(
     chain: str = typer.Argument(help="A chain of steps, e.g. pipelines/demo.yaml."),
-    overrides: list[str] = typer.Argument(
-        None,
-        metavar="[KEY=VALUE]...",
-        help="Set keys of the chain, e.g. overrides=[run.ray.address=auto] for all its jobs.",
+    overrides: list[str] = recipe_options.overrides(
+        "overrides=[run.ray.address=auto] for all its jobs", of="chain"
     ),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Let each job say what it would do; write nothing."

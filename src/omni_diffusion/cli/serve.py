@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import typer
 
-from omni_diffusion.cli import generation_options as options
+from omni_diffusion.cli.generation_options import StudioOptions, with_studio
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
+@with_studio
 def command(
-    checkpoint: str = options.CHECKPOINT,
+    said: StudioOptions,
     host: str = typer.Option("127.0.0.1", help="Address to listen on; loopback by default."),
     port: int = typer.Option(8765, min=0, max=65_535, help="0 takes any free one."),
     waiting: int = typer.Option(16, min=1, help="Requests that may wait; others are refused."),
     together: int = typer.Option(4, min=1, help="Answers that are denoised side by side."),
     body_mb: int = typer.Option(16, min=1, help="Largest request in MiB."),
-    recipe: Path | None = options.RECIPE,
-    preset: str | None = options.PRESET,
-    changes: list[str] = options.SET,
-    text_tokenizer: str | None = options.TEXT,
-    image_tokenizer: str | None = options.IMAGE,
-    speech_tokenizer: str | None = options.SPEECH,
-    decoder: str | None = options.DECODER,
-    features: str | None = options.FEATURES,
-    device: str = options.DEVICE,
 ) -> None:
     """Serve a small page: type or upload, and watch the picture appear step by step.
 
@@ -48,17 +39,7 @@ def command(
         )
     except OSError as error:
         raise OmniError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-    chosen = options.generation_recipe(recipe, preset, changes)
-    studio = options.open_studio(
-        checkpoint,
-        chosen,
-        text_tokenizer,
-        image_tokenizer,
-        speech_tokenizer,
-        decoder,
-        features,
-        device,
-    )
+    studio = said.open()
     bounds = Bounds(waiting=waiting, together=together, body_bytes=body_mb << 20)
     local = host in _LOOPBACK
     app = build_app(studio, bounds, (*_LOOPBACK[:2], "[::1]", host) if local else ("*",))

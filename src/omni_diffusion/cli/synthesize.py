@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from omni_diffusion.cli import recipe_options
 from omni_diffusion.cli.job_progress import job_progress, planned
 from omni_diffusion.cli.job_result import print_estimate, print_result
 from omni_diffusion.cli.progress import progress
@@ -11,9 +12,7 @@ from omni_diffusion.cli.progress import progress
 
 def command(
     recipe: str = typer.Argument(help="A recipe, e.g. sdvi/demo.yaml."),
-    overrides: list[str] = typer.Argument(
-        None, metavar="[KEY=VALUE]...", help="Set recipe keys, e.g. engine.kind=edge."
-    ),
+    overrides: list[str] = recipe_options.overrides("engine.kind=edge"),
     local: bool = typer.Option(False, "--local", help="Work in this process, without Ray."),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Plan, speak a few records, estimate time; write nothing."

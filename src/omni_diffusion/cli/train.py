@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from omni_diffusion.cli import recipe_options
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -17,9 +19,7 @@ if TYPE_CHECKING:
 
 def command(
     recipe: Path = typer.Argument(help="A training recipe, e.g. training/demo.yaml."),
-    overrides: list[str] = typer.Argument(
-        None, metavar="[KEY=VALUE]...", help="Set recipe keys, e.g. optim.steps=100."
-    ),
+    overrides: list[str] = recipe_options.overrides("optim.steps=100"),
     out: Path = typer.Option(
         None, "-o", "--out", help="Folder of the run.  [default: runs/RECIPE]"
     ),

@@ -47,19 +47,22 @@ class _Tar:
 
 def prepare_demo_media(
     folder: Path,
-    pictures: int = 180,
+    drawings: int = 120,
+    questions: int = 60,
     clips: int = 120,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the corpus as WebDataset tars of our own layout; what is there already stays.
 
-    A third of the pictures are questions of easy-vqa, one sample each; the others are drawings,
-    two samples each (`caption`, `t2i`). Every other clip is to be written down (`asr`), the rest
-    to be spoken (`tts`).
+    Every drawing makes two samples (`caption`, `t2i`), every question one. Every other clip is to
+    be written down (`asr`), the rest to be spoken (`tts`).
 
     Args:
         folder: where to.
-        pictures: how many pictures.
+        drawings: how many drawings of OpenMoji.
+        questions: how many pictures of easy-vqa with a question. They are counted from the other
+            end than those that `synthesize` speaks, so a model that learns from both corpora has
+            not heard the question that is kept from it in writing.
         clips: how many spoken clips.
         on_progress: called with pictures and clips done, and how many there are, after each tar.
 
@@ -70,13 +73,13 @@ def prepare_demo_media(
     """
     demo_records.require(PACKAGES)
     storage = Storage(folder)
-    settings = {"pictures": pictures, "clips": clips}
+    settings = {"drawings": drawings, "questions": questions, "clips": clips}
     storage.publish_bytes(json.dumps(settings).encode(), _SETTINGS)
-    questions = pictures // 3
     drawn = partial(demo_records.drawings, tasks=("caption", "t2i"))
+    asked = partial(demo_records.questions, from_end=True)
     archives = [
-        *_archives("drawings", pictures - questions, drawn),
-        *_archives("questions", questions, demo_records.questions),
+        *_archives("drawings", drawings, drawn),
+        *_archives("questions", questions, asked),
         *_archives("clips", clips, _clips),
     ]
     done, total = 0, sum(archive.count for archive in archives)

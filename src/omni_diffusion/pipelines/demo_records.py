@@ -92,15 +92,22 @@ def drawings(part: range, tasks: Sequence[str]) -> Iterator[Item]:
             yield _item(f"drawing-{i:05d}-{task}", record, picture)
 
 
-def questions(part: range, *, conversations: bool = False) -> Iterator[Item]:
+def questions(
+    part: range, *, conversations: bool = False, from_end: bool = False
+) -> Iterator[Item]:
     """Pictures of some numbers with a question each, or two for every fifth of them.
+
+    Args:
+        part: which pictures, counted from 0.
+        conversations: let every fifth have a second question.
+        from_end: count from the last picture back.
 
     Raises:
         SourceError: there are not so many.
     """
     check_counts(0, part.stop)
     for i in part:
-        number, asked = _questions()[i]
+        number, asked = _questions()[-1 - i if from_end else i]
         path = package_folder("easy_vqa") / "data" / "train" / "images" / f"{number}.png"
         turns = asked[:2] if conversations and i % FOLLOW_UP_EVERY == 0 else asked[:1]
         messages = [
