@@ -116,6 +116,16 @@ def test_what_cannot_be_chosen_is_refused_and_leaves_nothing(root: Path) -> None
         rebuild_index(target)
 
 
+def test_an_index_of_an_older_version_says_how_to_renew_it(root: Path) -> None:
+    index = root / "index.parquet"
+    table = pq.read_table(index)
+    pq.write_table(table.drop_columns(["clip_score"]), index)
+    with pytest.raises(CorpusError, match=r"missing: clip_score.*verify --rebuild-index"):
+        choose(root, ["s1"], root.parent / "some")
+    rebuild_index(root)
+    assert choose(root, ["s1"], root.parent / "some").rows == 1
+
+
 def test_verify_finds_what_changed_beneath_a_subset(root: Path) -> None:
     target = root.parent / "some"
     choose(root, CHOSEN, target)

@@ -245,8 +245,7 @@ def read_sidecar(storage: Storage, number: int) -> Sidecar:
     with open_parquet(pa.BufferReader(data), path) as file:
         table = file.read(use_threads=False)  # small: handing it to threads costs more
         metadata = table.schema.metadata or {}
-    if not table.schema.equals(SCHEMA):
-        raise CorpusError(path, _schema_fault(table.schema))
+    check_schema(table.schema, path)
     info = shard_info(metadata, path)
     if info.number != number:
         raise CorpusError(path, f"is the sidecar of shard {info.number}")
@@ -323,10 +322,19 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     return values
 
 
-def _schema_fault(found: pa.Schema) -> str:
+def check_schema(found: pa.Schema, path: object) -> None:
+    """Refuse columns that are not those of a sidecar, as an older version may have written them.
+
+    Raises:
+        CorpusError: names the columns and the way out.
+    """
+    if found.equals(SCHEMA):
+        return
     missing = [n for n in SCHEMA.names if n not in found.names]
     extra = [n for n in found.names if n not in SCHEMA.names]
     other = [
         n for n in SCHEMA.names if n in found.names and found.field(n).type != SCHEMA.field(n).type
     ]
-    return f"columns differ: missing {missing}, unknown {extra}, of another type {other}"
+    faults = (("missing", missing), ("unknown", extra), ("of another type", other))
+    told = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults if names)
+    raise CorpusError(path, f"columns differ ({told or 'order'}); run verify --rebuild-index")

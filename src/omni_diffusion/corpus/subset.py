@@ -32,7 +32,7 @@ from omni_diffusion.corpus.index import (
     write_row_groups,
 )
 from omni_diffusion.corpus.manifest import MANIFEST, Manifest, read_manifest, write_manifest
-from omni_diffusion.corpus.sidecar import LENGTHS, open_parquet
+from omni_diffusion.corpus.sidecar import LENGTHS, check_schema, open_parquet
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import CorpusError
 
@@ -75,6 +75,7 @@ def write_subset(
     check_target(subset, recipe_digest)
     chosen = _Chosen(keys)
     with corpus.open(INDEX) as file, open_parquet(file, corpus.path(INDEX)) as index:
+        check_schema(index.schema_arrow, corpus.path(INDEX))
         crcs = sidecar_crcs(index, corpus.path(INDEX))
         with subset.temporary(INDEX) as path:
             write_row_groups(
