@@ -15,13 +15,10 @@ seconds. `compare` holds the corpus against a subset of 99 hundredths of it, whi
 from __future__ import annotations
 
 import itertools
-import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +28,8 @@ import typer
 # This folder holds modules that are named as libraries are.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.results import machine, save  # noqa: E402
+from benchmarks.processes import in_process, run_task, tasks_of  # noqa: E402
+from benchmarks.results import tell  # noqa: E402
 
 SEED = 7
 ROWS_PER_SHARD = 6_667
@@ -299,19 +297,7 @@ def task_scan(folder: str, samples: int) -> Fields:
     return {"samples_per_s": samples / seconds}
 
 
-TASKS_BY_NAME: dict[str, Callable[..., Fields]] = {
-    name.removeprefix("task_"): function
-    for name, function in dict(globals()).items()
-    if name.startswith("task_")
-}
-
-
-def in_process(task: str, **arguments: Any) -> Fields:
-    """Run one task in a fresh Python."""
-    command = [sys.executable, __file__, "--task", json.dumps([task, arguments])]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    answer: Fields = json.loads(done.stdout.splitlines()[-1])
-    return answer
+TASKS_BY_NAME = tasks_of(globals())
 
 
 # --- the benchmark -------------------------------------------------------------------------------
@@ -322,16 +308,16 @@ def benchmark(rows: int, repeats: int, scan_samples: int) -> Fields:
     from omni_diffusion.audit.named import named_queries
 
     with tempfile.TemporaryDirectory() as scratch:
-        built = in_process("corpus", folder=scratch, rows=rows)
+        built = in_process(__file__, "corpus", folder=scratch, rows=rows)
         runs: dict[str, list[Fields]] = {name: [] for name in named_queries()}
         opening = []
         for _ in range(repeats):
-            opening.append(in_process("index", folder=scratch)["wall_s"])
+            opening.append(in_process(__file__, "index", folder=scratch)["wall_s"])
             for name, done in runs.items():
-                done.append(in_process("query", folder=scratch, name=name))
-        scan = in_process("scan", folder=scratch, samples=scan_samples)
-        chosen = in_process("select", folder=scratch)
-        compared = in_process("compare", folder=scratch)
+                done.append(in_process(__file__, "query", folder=scratch, name=name))
+        scan = in_process(__file__, "scan", folder=scratch, samples=scan_samples)
+        chosen = in_process(__file__, "select", folder=scratch)
+        compared = in_process(__file__, "compare", folder=scratch)
     seconds, cpu = (
         {name: median(done, column) for name, done in runs.items()}
         for column in ("wall_s", "cpu_s")
@@ -370,20 +356,13 @@ def main(
 ) -> None:
     """Measure the audit."""
     if task:
-        name, arguments = json.loads(task)
-        print(json.dumps(TASKS_BY_NAME[name](**arguments)))
+        run_task(TASKS_BY_NAME, task)
         return
     if short:
         rows, repeats, scan_samples = 50_000, 1, 500
     tenth = benchmark(rows // 10, repeats, scan_samples) if growth else {}
     figures = benchmark(rows, repeats, scan_samples) | ({"tenth": tenth} if growth else {})
-    if keep:
-        save("audit", figures)
-    if as_json:
-        typer.echo(json.dumps(figures))
-    else:
-        for name, value in (figures | {"machine": machine()}).items():
-            typer.echo(f"{name:24} {value}")
+    tell("audit", figures, keep=keep, as_json=as_json)
 
 
 if __name__ == "__main__":

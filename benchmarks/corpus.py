@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,8 @@ import typer
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.results import machine, save  # noqa: E402
+from benchmarks.processes import in_process, run_task, tasks_of  # noqa: E402
+from benchmarks.results import tell  # noqa: E402
 
 BATCH = 64
 SEED = 7
@@ -357,19 +357,7 @@ def task_compact(folder: str) -> Fields:
     }
 
 
-TASKS: dict[str, Callable[..., Fields]] = {
-    name.removeprefix("task_"): function
-    for name, function in dict(globals()).items()
-    if name.startswith("task_")
-}
-
-
-def in_process(task: str, **arguments: Any) -> Fields:
-    """Run one task in a fresh Python."""
-    command = [sys.executable, __file__, "--task", json.dumps([task, arguments])]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    answer: Fields = json.loads(done.stdout.splitlines()[-1])
-    return answer
+TASKS = tasks_of(globals())
 
 
 # --- the benchmark -------------------------------------------------------------------------------
@@ -379,28 +367,31 @@ def benchmark(samples: int, repeats: int, compact_rows: int, compact_files: int)
     """All figures that the README of this folder explains."""
     with tempfile.TemporaryDirectory() as scratch:
         folders = {form: Path(scratch) / form for form in FORMATS}
-        payload = in_process("payload", samples=samples)["bytes"]
+        payload = in_process(__file__, "payload", samples=samples)["bytes"]
         sizes: dict[str, int] = {}
         for form, folder in folders.items():
             folder.mkdir()
-            in_process("write", form=form, folder=str(folder), samples=samples)
+            in_process(__file__, "write", form=form, folder=str(folder), samples=samples)
             sizes[form] = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         reads: dict[str, list[Fields]] = {form: [] for form in FORMATS}
         crc: list[float] = []
         ours = str(folders["ours"])
         for _ in range(repeats):
             for form, folder in folders.items():
-                reads[form].append(in_process("read", form=form, folder=str(folder)))
-            crc.append(in_process("crc", folder=ours)["us"])
+                reads[form].append(in_process(__file__, "read", form=form, folder=str(folder)))
+            crc.append(in_process(__file__, "crc", folder=ours)["us"])
         seen = {form: {r["seen"] for r in runs} for form, runs in reads.items()}
         assert all(counts == {samples} for counts in seen.values()), seen
         assert len({r["tokens"] for runs in reads.values() for r in runs}) == 1
         us = {form: median(r["us"] for r in runs) for form, runs in reads.items()}
         half = samples // BATCH // 2
-        resumed = [in_process("resume", folder=ours, step=half, fresh=True) for _ in range(repeats)]
-        through = in_process("resume", folder=ours, step=half, fresh=False)
+        resumed = [
+            in_process(__file__, "resume", folder=ours, step=half, fresh=True)
+            for _ in range(repeats)
+        ]
+        through = in_process(__file__, "resume", folder=ours, step=half, fresh=False)
         orders = {
-            in_process("order", folder=ours, workers=workers, ranks=ranks)["digest"]
+            in_process(__file__, "order", folder=ours, workers=workers, ranks=ranks)["digest"]
             for workers, ranks in ((0, 1), (1, 1), (2, 1), (0, 2), (0, 4), (2, 2))
         }
         figures = {
@@ -418,8 +409,8 @@ def benchmark(samples: int, repeats: int, compact_rows: int, compact_files: int)
             "crc_cost_pct": round(100 * median(crc) / (us["ours"] - median(crc)), 1),
         }
     with tempfile.TemporaryDirectory() as scratch:
-        in_process("sidecars", folder=scratch, rows=compact_rows, files=compact_files)
-        found = in_process("compact", folder=scratch)
+        in_process(__file__, "sidecars", folder=scratch, rows=compact_rows, files=compact_files)
+        found = in_process(__file__, "compact", folder=scratch)
     return figures | {
         "compact_rows": compact_rows,
         "compact_files": compact_files,
@@ -442,19 +433,12 @@ def main(
 ) -> None:
     """Measure the corpus store against its peers."""
     if task:
-        name, arguments = json.loads(task)
-        print(json.dumps(TASKS[name](**arguments)))
+        run_task(TASKS, task)
         return
     if short:
         samples, repeats, compact_rows, compact_files = 2_000, 1, 20_000, 10
     figures = benchmark(samples, repeats, compact_rows, compact_files)
-    if keep:
-        save("corpus", figures)
-    if as_json:
-        typer.echo(json.dumps(figures))
-    else:
-        for name, value in (figures | {"machine": machine()}).items():
-            typer.echo(f"{name:24} {value}")
+    tell("corpus", figures, keep=keep, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks import train_plan  # noqa: E402
 from benchmarks.processes import in_process  # noqa: E402
-from benchmarks.results import machine, save  # noqa: E402
+from benchmarks.results import tell  # noqa: E402
 
 SHAPES: Final[dict[str, dict[str, Any]]] = {
     "0.5b": {
@@ -147,9 +147,7 @@ def main(
         figures = benchmark(["0.5b", "7b-lora"], steps, rows, 2048, "cuda")
     else:
         figures = {"device": None, "claim": "none: there is no accelerator on this machine"}
-    if keep:
-        save("gpu", figures)
-    typer.echo(json.dumps(figures if as_json else figures | {"machine": machine()}, indent=2))
+    tell("gpu", figures, keep=keep, as_json=as_json)
 
 
 if __name__ == "__main__":

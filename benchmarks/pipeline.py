@@ -36,7 +36,7 @@ import typer
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.results import machine, save  # noqa: E402
+from benchmarks.results import tell  # noqa: E402
 
 ENCODER_BYTES = 6_000_000
 PER_TAR = 125
@@ -257,13 +257,7 @@ def main(
     before = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], before] if before else sys.path[:1])
     figures = benchmark(1000 if short else images, 1 if short else 3, actors)
-    if keep and not short:
-        save("pipeline", figures)
-    if as_json:
-        print(json.dumps(figures | {"machine": machine()}, indent=2))
-    else:
-        for name, value in figures.items():
-            print(f"{name:24s} {value}")
+    tell("pipeline", figures, keep=keep and not short, as_json=as_json)
 
 
 if __name__ == "__main__":

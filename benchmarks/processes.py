@@ -7,9 +7,23 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Fields = dict[str, Any]
+Task = Callable[..., Fields]
+
+
+def tasks_of(names: Mapping[str, Any]) -> dict[str, Task]:
+    """The functions `task_NAME` among a script's globals, by NAME."""
+    start = "task_"
+    return {n.removeprefix(start): found for n, found in names.items() if n.startswith(start)}
+
+
+def run_task(tasks: Mapping[str, Task], told: str) -> None:
+    """What `--task` is for: run the one that `in_process` named, and print its figures."""
+    name, arguments = json.loads(told)
+    print(json.dumps(tasks[name](**arguments)))
 
 
 def in_process(
@@ -22,7 +36,7 @@ def in_process(
     )
     if done.returncode:
         raise RuntimeError(f"{name} {arguments}: {done.stderr[-2000:]}")
-    found: Fields = json.loads(done.stdout)
+    found: Fields = json.loads(done.stdout.splitlines()[-1])
     return found
 
 

@@ -41,3 +41,15 @@ def save(name: str, figures: dict[str, Any]) -> None:
     path = Path(__file__).parent / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"figures": figures, "machine": machine()}, indent=2) + "\n")
+
+
+def tell(name: str, figures: dict[str, Any], *, keep: bool, as_json: bool) -> None:
+    """Print figures and the machine, as lines or for a script, and keep them if asked to."""
+    if keep:
+        save(name, figures)
+    told = figures | {"machine": machine()}
+    if as_json:
+        print(json.dumps(told, indent=2))
+        return
+    for what, value in told.items():
+        print(f"{what:32} {value}")

@@ -16,7 +16,6 @@ one is never sure: a tiny one that learns to spell a prompt out.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from torch.nn import functional
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.results import machine, save  # noqa: E402
+from benchmarks.results import tell  # noqa: E402
 from omni_diffusion.backbone.attention import Segments  # noqa: E402
 from omni_diffusion.backbone.config import DreamConfig  # noqa: E402
 from omni_diffusion.backbone.dream import Dream, initialise, shifted_rows  # noqa: E402
@@ -235,9 +234,7 @@ def main(
     torch.set_num_threads(1)
     loop = against_the_loop(*((2, 1, 2) if short else (4, 3, 8)))
     figures = loop | on_a_trained_model(*((60, 4, 1) if short else (2000, 12, 3)))
-    if keep:
-        save("sampler", figures)
-    typer.echo(json.dumps(figures if as_json else figures | {"machine": machine()}, indent=2))
+    tell("sampler", figures, keep=keep, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import typer
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.results import machine, save  # noqa: E402
+from benchmarks.results import tell  # noqa: E402
 
 FINGERPRINTS = {"text": "simulated"}
 
@@ -188,13 +188,7 @@ def main(
         print(json.dumps(scale.drive(drive_, partitions, actors)))
         return
     figures = benchmark(1000 if short else partitions, actors)
-    if keep and not short:
-        save("scale", figures)
-    if as_json:
-        print(json.dumps(figures | {"machine": machine()}, indent=2))
-    else:
-        for name, value in figures.items():
-            print(f"{name:22s} {value}")
+    tell("scale", figures, keep=keep and not short, as_json=as_json)
 
 
 if __name__ == "__main__":

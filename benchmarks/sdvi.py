@@ -36,7 +36,7 @@ import typer
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.results import machine, save  # noqa: E402
+from benchmarks.results import tell  # noqa: E402
 
 PER_TAR = 100
 
@@ -217,13 +217,7 @@ def main(
     """CPU of the synthesis job against its engine alone, and against its own cache."""
     questions, drawings, repeats = (100, 60, 1) if short else (200, 100, 3)
     figures = benchmark(questions, drawings, repeats)
-    if keep and not short:
-        save("sdvi", figures)
-    if as_json:
-        print(json.dumps(figures | {"machine": machine()}, indent=2))
-    else:
-        for name, value in figures.items():
-            print(f"{name:32s} {value}")
+    tell("sdvi", figures, keep=keep and not short, as_json=as_json)
 
 
 if __name__ == "__main__":

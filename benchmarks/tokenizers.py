@@ -7,7 +7,6 @@ claimed for accelerators: none was at hand when this was written, and none is us
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import typer
 sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks import tokenizers_image, tokenizers_speech  # noqa: E402
-from benchmarks.results import machine, save  # noqa: E402
+from benchmarks.results import tell  # noqa: E402
 
 
 def benchmark(images: int, clips: int, repeats: int, resolutions: list[int]) -> dict[str, Any]:
@@ -47,9 +46,7 @@ def main(
     """Measure the tokenizers on the CPU."""
     sizes = (1, 3, 1, [128]) if short else (images, clips, repeats, [256, 512])
     figures = benchmark(*sizes)
-    if keep:
-        save("tokenizers", figures)
-    typer.echo(json.dumps(figures if as_json else figures | {"machine": machine()}, indent=2))
+    tell("tokenizers", figures, keep=keep, as_json=as_json)
 
 
 if __name__ == "__main__":

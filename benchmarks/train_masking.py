@@ -8,7 +8,6 @@ say how far their means lie apart in standard errors. Only the noise differs bet
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from torch.nn import functional
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.results import machine, save  # noqa: E402
+from benchmarks.results import tell  # noqa: E402
 from omni_diffusion.training.masking import Supervised, mask  # noqa: E402
 from omni_diffusion.training.noise import sample_keys, word  # noqa: E402
 from omni_diffusion.training.recipe import MaskingRecipe  # noqa: E402
@@ -167,9 +166,7 @@ def main(
 ) -> None:
     """Measure the variance that masking adds to gradients."""
     figures = benchmark(50 if short else draws)
-    if keep:
-        save("train_masking", figures)
-    typer.echo(json.dumps(figures if as_json else figures | {"machine": machine()}, indent=2))
+    tell("train_masking", figures, keep=keep, as_json=as_json)
 
 
 if __name__ == "__main__":

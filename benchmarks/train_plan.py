@@ -27,8 +27,8 @@ import typer
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks.processes import in_process, peak_rss_mb  # noqa: E402
-from benchmarks.results import machine, save  # noqa: E402
+from benchmarks.processes import in_process, peak_rss_mb, run_task  # noqa: E402
+from benchmarks.results import tell  # noqa: E402
 
 SEED = 7
 SHARD_ROWS = 8192
@@ -331,13 +331,10 @@ def main(
 ) -> None:
     """Measure planning and loading."""
     if task:
-        name, arguments = json.loads(task)
-        print(json.dumps(TASKS[name](**arguments)))
+        run_task(TASKS, task)
         return
     figures = benchmark(60_000, 20_000, 1, 400) if short else benchmark(rows, samples, repeats)
-    if keep:
-        save("train_plan", figures)
-    typer.echo(json.dumps(figures if as_json else figures | {"machine": machine()}, indent=2))
+    tell("train_plan", figures, keep=keep, as_json=as_json)
 
 
 if __name__ == "__main__":

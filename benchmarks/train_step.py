@@ -13,7 +13,6 @@ everything about training.
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import tempfile
 import time
@@ -30,8 +29,8 @@ import typer
 sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks import train_masking, train_plan  # noqa: E402
-from benchmarks.processes import in_process, peak_rss_mb  # noqa: E402
-from benchmarks.results import kept, machine, save  # noqa: E402
+from benchmarks.processes import in_process, peak_rss_mb, run_task  # noqa: E402
+from benchmarks.results import kept, save, tell  # noqa: E402
 
 SHARDS = 8
 ROW = 3072
@@ -186,8 +185,7 @@ def main(
 ) -> None:
     """Measure training: the loop, the plan and loader, and the masking."""
     if task:
-        name, arguments = json.loads(task)
-        print(json.dumps(TASKS[name](**arguments)))
+        run_task(TASKS, task)
         return
     parts: dict[str, Callable[[], Fields]] = {
         "step": lambda: benchmark_step(2048, steps, 2, repeats),
@@ -208,7 +206,7 @@ def main(
             figures |= part()
             if keep:
                 save("train_step", kept("train_step") | figures)
-    typer.echo(json.dumps(figures if as_json else figures | {"machine": machine()}, indent=2))
+    tell("train_step", figures, keep=False, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from omni_diffusion.corpus.sample import Sample
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.corpus.verify import verify
 from omni_diffusion.errors import JobError
+from omni_diffusion.pipelines.claim import claim_output
 from omni_diffusion.pipelines.engine import run_job
 from omni_diffusion.pipelines.run_file import Run, last_run
-from omni_diffusion.pipelines.tokenize import claim_output, estimate, job_of
+from omni_diffusion.pipelines.tokenize import estimate, job_of
 from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
 from omni_diffusion.tokenize.image.preprocess import load_picture, to_pixels
 from omni_diffusion.tokenize.image.tokenizer import ImageTokenizer

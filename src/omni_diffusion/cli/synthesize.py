@@ -5,9 +5,8 @@ from __future__ import annotations
 import typer
 
 from omni_diffusion.cli import recipe_options
-from omni_diffusion.cli.job_progress import job_progress, planned
-from omni_diffusion.cli.job_result import print_estimate, print_result
-from omni_diffusion.cli.progress import progress
+from omni_diffusion.cli.job_result import print_estimate
+from omni_diffusion.cli.job_verb import run_and_print
 
 
 def command(
@@ -30,7 +29,6 @@ def command(
     `omni-diffusion show CORPUS KEY -o DIR` writes a record's picture and sounds as files.
     """
     from omni_diffusion.pipelines.claim import claim_output
-    from omni_diffusion.pipelines.engine import run_job
     from omni_diffusion.pipelines.synthesize import estimate, job_of
     from omni_diffusion.pipelines.synthesize_recipe import SynthesizeRecipe
     from omni_diffusion.recipe import load_recipe
@@ -40,15 +38,11 @@ def command(
         print_estimate(estimate(loaded), as_json)
         return
     digest = claim_output(loaded)
-    with job_progress("synthesize") as on_tick, progress("index", "shards") as on_index:
-        manifest, run = run_job(
-            job_of(loaded),
-            loaded.run,
-            digest,
-            local=local,
-            retrying_rejects=retry_rejects,
-            on_tick=on_tick,
-            on_plan=planned("synthesize"),
-            on_index=on_index,
-        )
-    print_result(loaded.output, manifest, run, as_json)
+    run_and_print(
+        job_of(loaded),
+        loaded.run,
+        digest,
+        local=local,
+        retrying_rejects=retry_rejects,
+        as_json=as_json,
+    )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import typer
 
 from omni_diffusion.cli import recipe_options
-from omni_diffusion.cli.job_progress import job_progress, planned
-from omni_diffusion.cli.job_result import print_estimate, print_result
-from omni_diffusion.cli.progress import progress
+from omni_diffusion.cli.job_result import print_estimate
+from omni_diffusion.cli.job_verb import run_and_print
 
 
 def command(
@@ -27,8 +26,8 @@ def command(
     Run the same command again after a crash, or after Ctrl-C: it does what is missing, and the
     corpus is the same, byte for byte, as if nothing had happened.
     """
-    from omni_diffusion.pipelines.engine import run_job
-    from omni_diffusion.pipelines.tokenize import claim_output, estimate, job_of
+    from omni_diffusion.pipelines.claim import claim_output
+    from omni_diffusion.pipelines.tokenize import estimate, job_of
     from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
     from omni_diffusion.recipe import load_recipe
 
@@ -37,15 +36,11 @@ def command(
         print_estimate(estimate(loaded), as_json)
         return
     digest = claim_output(loaded)
-    with job_progress("tokenize") as on_tick, progress("index", "shards") as on_index:
-        manifest, run = run_job(
-            job_of(loaded),
-            loaded.run,
-            digest,
-            local=local,
-            retrying_rejects=retry_rejects,
-            on_tick=on_tick,
-            on_plan=planned("tokenize"),
-            on_index=on_index,
-        )
-    print_result(loaded.output, manifest, run, as_json)
+    run_and_print(
+        job_of(loaded),
+        loaded.run,
+        digest,
+        local=local,
+        retrying_rejects=retry_rejects,
+        as_json=as_json,
+    )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omni_diffusion.corpus.sample import encode_sample
-from omni_diffusion.pipelines.claim import claim_output
 from omni_diffusion.pipelines.estimate import Estimate, estimate_job
 from omni_diffusion.pipelines.sources import absolute_paths, open_source
 from omni_diffusion.pipelines.sources.files import absolute
@@ -16,8 +15,6 @@ from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
 
 if TYPE_CHECKING:
     from omni_diffusion.pipelines.tokenize_worker import TokenizeWorker
-
-__all__ = ["TokenizeJob", "claim_output", "estimate", "job_of"]
 
 
 @dataclass(frozen=True, slots=True)
