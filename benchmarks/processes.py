@@ -27,7 +27,7 @@ def run_task(tasks: Mapping[str, Task], told: str) -> None:
 
 
 def in_process(
-    script: str, name: str, environment: dict[str, str] | None = None, **arguments: Any
+    script: str, name: str, /, environment: dict[str, str] | None = None, **arguments: Any
 ) -> Fields:
     """Run `SCRIPT --task [name, arguments]` and read the JSON that it prints."""
     command = [sys.executable, script, "--task", json.dumps([name, arguments])]
