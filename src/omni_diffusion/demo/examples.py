@@ -25,7 +25,8 @@ _LIST = f"{FOLDER}/examples.json"
 TASKS = ("t2i", "s2i", "vqa", "svqa", "caption", "asr", "tts")
 """In the order of the page."""
 
-_EACH = {"t2i": 3, "s2i": 2, "vqa": 2, "svqa": 2, "asr": 2}
+_EACH = {"t2i": (2, 1), "s2i": (0, 2), "vqa": (1, 2), "svqa": (1, 2), "tts": (1, 0)}
+"""How many that training has seen, and how many that it has not; else one of either."""
 _GIVEN = {"image": ("vqa", "svqa", "caption"), "audio": ("asr", "s2i", "svqa")}
 """Tasks whose first medium of a kind belongs to the question."""
 
@@ -56,7 +57,7 @@ class Example:
 
 
 def write_examples(folder: Path, training: str, tokenizing: tuple[str, ...]) -> list[Example]:
-    """Choose samples, held-out ones where there are, and write their media and a request each.
+    """Choose samples, seen in training and held out, and write their media and a request each.
 
     Args:
         folder: of the demo.
@@ -70,7 +71,7 @@ def write_examples(folder: Path, training: str, tokenizing: tuple[str, ...]) -> 
             loaded = load_recipe(Path(recipe), TokenizeRecipe)
             if loaded.output in kept:
                 found += _choose(loaded, kept[loaded.output], {e.task for e in found})
-        found.sort(key=lambda e: (TASKS.index(e.task), e.key))
+        found.sort(key=lambda e: (TASKS.index(e.task), e.held_out, e.key))
         lines = [json.dumps(_request(example)) for example in found]
         Path(REQUESTS).write_text("\n".join(lines) + "\n")
         Path(_LIST).write_text(json.dumps([asdict(example) for example in found], indent=1))
@@ -106,18 +107,18 @@ def _held_out_keys(training: str) -> dict[str, set[str]]:
 
 
 def _choose(recipe: TokenizeRecipe, kept: set[str], have: set[str]) -> list[Example]:
-    """Up to `_EACH` examples a task that no corpus before this one had."""
+    """`_EACH` of the tasks that no corpus before this one had, or as many as there are."""
     source = open_source(recipe.source)
-    items: dict[str, list[tuple[bool, Item]]] = {}
+    items: dict[tuple[str, bool], list[Item]] = {}
     for partition in source.partitions():
         for item in source.read(partition):
             if isinstance(item, Item) and item.record.task in TASKS and _is_plain(item):
-                items.setdefault(item.record.task, []).append((item.key not in kept, item))
+                items.setdefault((item.record.task, item.key in kept), []).append(item)
     return [
-        _written(item, recipe.output, not seen)
-        for task, candidates in items.items()
+        _written(item, recipe.output, held_out)
+        for (task, held_out), candidates in items.items()
         if task not in have
-        for seen, item in sorted(candidates, key=lambda c: (c[0], c[1].key))[: _EACH.get(task, 1)]
+        for item in sorted(candidates, key=lambda i: i.key)[: _EACH.get(task, (1, 1))[held_out]]
     ]
 
 

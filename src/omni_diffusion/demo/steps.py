@@ -51,6 +51,11 @@ DATA = (
         command="tokenize tokenize/sdvi-demo.yaml",
         does="The spoken records become tokens too.",
     ),
+    Step(
+        command="select corpora/demo \"SELECT key FROM samples WHERE task = 't2i' "
+        'ORDER BY key LIMIT 20" -o corpora/demo-drawings',
+        does="Some drawings by SQL, few enough to be known by heart; they stay where they are.",
+    ),
     Step(command="verify corpora/demo", does="Every byte is checked."),
     Step(command="verify corpora/sdvi-demo", does="Every byte is checked."),
     Step(
