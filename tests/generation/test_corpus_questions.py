@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from asked_corpus import CODES, SPOKEN, asked_corpus, sample
@@ -79,7 +80,9 @@ def test_what_is_expected_scores_all_and_something_else_less(folder, monkeypatch
         said[question.prepared.ask.key] = replace(reply, parts=parts)
     found = {
         row["task"]: row["scores"]
-        for row in against.run(STUDIO, asked, batch=2, on_answer=rows.append)
+        for row in against.run(
+            STUDIO, asked, batch=2, on_answer=lambda q, r: rows.append(against.row(q, r))
+        )
     }
     assert found["t2i"]["picture_codes_right"] == 1.0
     assert found["t2i"]["picture_answers_with_90_percent_right"] == 1
@@ -90,7 +93,8 @@ def test_what_is_expected_scores_all_and_something_else_less(folder, monkeypatch
     assert (vqa["answers_equal"], vqa["guessing_the_commonest"]) == (0.5, 0.5)
     assert vqa["interval_95"] == pytest.approx([0.0945, 0.9055], abs=1e-4)
     by_key = {row["key"]: row for row in rows}
-    assert by_key["e"] == {"key": "e", "task": "vqa", "expected": "ball", "answer": "green"}
+    words = {"asked": "What shape?", "expected": "ball", "answer": "green"}
+    assert by_key["e"] == {"key": "e", "task": "vqa"} | words
     assert len(rows) == 6
 
 
@@ -122,6 +126,8 @@ def test_the_verb_writes_table_and_results(folder, tmp_path):
     assert kept["data"]["corpus_digest"] == Corpus(folder).manifest.digest
     assert len((tmp_path / "out/answers.jsonl").read_text().splitlines()) == 6
     assert (tmp_path / "out/table.md").read_text().startswith("| task | steps | items |")
+    with Image.open(tmp_path / "out/pictures.png") as sheet:
+        assert sheet.size == (12 + 268, 12 + 156)  # one pair
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from omni_diffusion.cli.progress import progress
 if TYPE_CHECKING:
     from omni_diffusion.generation.evaluation.items import Item
     from omni_diffusion.generation.evaluation.suites import Suite
-    from omni_diffusion.generation.studio import Studio
+    from omni_diffusion.generation.studio import Reply, Studio
 
 
 @with_studio
@@ -51,7 +51,8 @@ def command(
 ) -> None:
     """Score a model as papers do, and keep everything that is needed to repeat it.
 
-    Writes results.json, answers.jsonl, table.md and, for several numbers of steps, quality.png.
+    Writes results.json, answers.jsonl, table.md; for several numbers of steps quality.png, and for
+    pictures of a corpus a contact sheet, pictures.png.
     """
     from omni_diffusion.errors import OmniError
     from omni_diffusion.generation.evaluation import report
@@ -79,7 +80,7 @@ def command(
                 "keys": keys and str(keys),
                 "held_out": held_out and str(held_out),
             }
-            found = _on_corpus(studio, data, task, wanted, limit, batch, put, update, facts)
+            found = _on_corpus(studio, data, task, wanted, limit, batch, put, update, facts, out)
         else:
             scored = _suite(suite, benchmark, studio, clip, whisper)
             facts |= {"items": len(items), "items_sha256": report.digest_items(items)}
@@ -172,14 +173,21 @@ def _on_corpus(
     put: Callable[[dict[str, Any]], None],
     update: Callable[[int, int], None],
     facts: dict[str, Any],
+    out: Path,
 ) -> dict[str, Any]:
     from omni_diffusion.corpus.corpus import Corpus
     from omni_diffusion.generation.evaluation import corpus as against
+    from omni_diffusion.generation.evaluation.sheet import ContactSheet
 
-    corpus = Corpus(data)
+    def seen(question: against.Question, reply: Reply) -> None:
+        put(against.row(question, reply))
+        sheet.add(question, reply)
+
+    corpus, sheet = Corpus(data), ContactSheet(studio.kit)
     asked = list(against.questions(studio, corpus, task=task, keys=wanted, limit=limit))
     facts |= {"items": len(asked), "corpus_digest": corpus.manifest.digest}
-    rows = against.run(studio, asked, batch=batch, on_answer=put, on_progress=update)
+    rows = against.run(studio, asked, batch=batch, on_answer=seen, on_progress=update)
+    sheet.write(out / "pictures.png")
     return {"by_steps": rows}
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from omni_diffusion.backbone.dream import Inserts
 from omni_diffusion.corpus.corpus import Corpus
+from omni_diffusion.corpus.record import AUDIO, IMAGE
 from omni_diffusion.corpus.sample import BY_NAME, Sample
 from omni_diffusion.errors import CorpusError, FingerprintError
 from omni_diffusion.generation.ask import Ask, Counted
@@ -41,12 +42,14 @@ class Question:
 
     Attributes:
         prepared: prompt and hidden answer.
+        asked: the words that it is asked with.
         text: what the corpus has as the answer's text.
         picture: its picture codes, or None.
         speech: its speech codes, or None.
     """
 
     prepared: Prepared
+    asked: str
     text: str
     picture: Codes | None
     speech: Codes | None
@@ -101,7 +104,7 @@ def run(
     asked: Sequence[Question],
     *,
     batch: int,
-    on_answer: Callable[[dict[str, Any]], None],
+    on_answer: Callable[[Question, Reply], None],
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Answer all questions and score them, task by task.
@@ -110,7 +113,7 @@ def run(
         studio: model and recipe.
         asked: from `questions`.
         batch: answers that are denoised together.
-        on_answer: gets every answer beside what was expected.
+        on_answer: gets every answer beside its question.
         on_progress: called with answers done and all.
 
     Returns:
@@ -129,7 +132,7 @@ def run(
             pairs += zip(part, replies, strict=True)
             forwards, seconds = forwards + replies[0].forwards, seconds + replies[0].seconds
             for pair in pairs[at:]:
-                on_answer(row(*pair))
+                on_answer(*pair)
             done += len(part)
             if on_progress is not None:
                 on_progress(done, len(asked))
@@ -150,10 +153,12 @@ def run(
 def row(question: Question, reply: Reply) -> dict[str, Any]:
     """One answer beside what was expected."""
     found: dict[str, Any] = {"key": question.prepared.ask.key, "task": question.prepared.ask.task}
+    if question.asked:
+        found["asked"] = question.asked
     if question.text:
         found |= {"expected": question.text, "answer": reply.parts.text}
     for name, expected, codes in _codes(question, reply):
-        found[f"{name}_codes_right"] = round(_right(expected, codes), 4)
+        found[f"{name}_codes_right"] = round(part_right(expected, codes), 4)
     return found
 
 
@@ -192,11 +197,12 @@ def _question(studio: Studio, sample: Sample, task: str) -> Question | None:
             vectors = studio.model.embed_speech([features.to(device) for features in heard])
         places = torch.from_numpy(np.concatenate(sequence.audio_indices)).long()
         inserts = Inserts(places, torch.cat(vectors))
+    asked = _asked(sample, before)
     prepared = lay_out(
         Ask(task=task, key=sample.key),
         torch.from_numpy(sequence.ids).long(),
         inserts,
-        _counted(studio, sample, before),
+        _counted(studio, asked, before),
         studio.model,
         studio.kit,
         studio.recipe,
@@ -204,21 +210,26 @@ def _question(studio: Studio, sample: Sample, task: str) -> Question | None:
     text = _stream(answer, streams, (Modality.TEXT,))
     return Question(
         prepared=prepared,
+        asked=asked.replace(IMAGE, "").replace(AUDIO, "").strip(),
         text="" if text is None else studio.kit.text.decode(text).strip(),
         picture=_stream(answer, streams, _PICTURES),
         speech=_stream(answer, streams, (Modality.SPEECH,)),
     )
 
 
-def _counted(studio: Studio, sample: Sample, before: NDArray[np.int32]) -> Counted:
-    """What the length rules count: the user's text behind the instruction, and the speech."""
+def _asked(sample: Sample, before: NDArray[np.int32]) -> str:
+    """The user's last words, without the instruction of a task that has one."""
     asked = sample.record.messages[int(before[-1, 0])].content
-    text = asked.partition("\n")[2] if sample.record.task in ("tts", "t2i") else asked
+    return asked.partition("\n")[2] if sample.record.task in ("tts", "t2i") else asked
+
+
+def _counted(studio: Studio, asked: str, before: NDArray[np.int32]) -> Counted:
+    """What the length rules count: the words, and the speech."""
     modality, lengths = before[:, 2], before[:, 4]
     frames = int(lengths[modality == Modality.FEATURES].sum())
     codes = int(lengths[modality == Modality.SPEECH].sum())
     speech = codes + round(frames * SPEECH_CODES_PER_FRAME)
-    return Counted(text=len(studio.kit.text.encode(text)), speech=speech)
+    return Counted(text=len(studio.kit.text.encode(asked)), speech=speech)
 
 
 def _stream(
@@ -251,7 +262,7 @@ def _score(pairs: Sequence[tuple[Question, Reply]]) -> dict[str, Any]:
     shares: dict[str, list[float]] = {}
     for question, reply in pairs:
         for name, wanted, codes in _codes(question, reply):
-            shares.setdefault(name, []).append(_right(wanted, codes))
+            shares.setdefault(name, []).append(part_right(wanted, codes))
     for name, values in shares.items():
         found[f"{name}_codes_right"] = round(sum(values) / len(values), 4)
         found[f"{name}_answers_with_90_percent_right"] = sum(value >= 0.9 for value in values)
@@ -266,7 +277,7 @@ def _codes(question: Question, reply: Reply) -> Iterator[tuple[str, Codes, Codes
             yield name, expected, np.zeros(0, np.int64) if codes is None else codes
 
 
-def _right(expected: Codes, codes: Codes) -> float:
+def part_right(expected: Codes, codes: Codes) -> float:
     """Part of the expected codes that stand where they should."""
     n = min(len(expected), len(codes))
     return float(np.count_nonzero(expected[:n] == codes[:n])) / len(expected)
