@@ -47,7 +47,7 @@ class Guard:
         if spike is not None and loss > max(spike * usual, _SMALL):
             return (
                 f"the loss is {loss:.4g}, {loss / usual:.3g} times the median of the last "
-                f"{len(self.losses)} (run.guard.spike is {spike:g}; a larger one, or null, lets it pass)"
+                f"{len(self.losses)} (run.guard.spike is {spike:g}; more, or null, lets it pass)"
             )
         self.losses.append(loss)
         return None
