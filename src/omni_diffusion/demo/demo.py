@@ -11,7 +11,12 @@ from omni_diffusion.demo.steps import DATA, GENERATION, TRAINING, run_steps
 from omni_diffusion.demo.workspace import copy_recipes
 
 TRAINING_RECIPE = "training/demo.yaml"
-TOKENIZE_RECIPES = ("tokenize/demo.yaml", "tokenize/sdvi-demo.yaml")
+LESSONS = {
+    "corpora/demo-drawings": "tokenize/demo.yaml",
+    "corpora/demo-words": "tokenize/demo.yaml",
+    "corpora/demo-spoken": "tokenize/sdvi-demo.yaml",
+}
+"""What the model learns from, and the recipe of the corpus that it is a part of."""
 
 
 def run_demo(folder: Path, say: Callable[[str], None]) -> Path:
@@ -31,6 +36,6 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     copy_recipes(folder)
     run_steps(folder, (*DATA, *TRAINING), say)
-    write_examples(folder, TRAINING_RECIPE, TOKENIZE_RECIPES)
+    write_examples(folder, TRAINING_RECIPE, LESSONS)
     run_steps(folder, GENERATION, say)
     return write_page(folder)

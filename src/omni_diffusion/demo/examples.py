@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.record import AUDIO, IMAGE
 from omni_diffusion.pipelines.sources import open_source
-from omni_diffusion.pipelines.sources.partition import Item
+from omni_diffusion.pipelines.sources.partition import Item, Source
 from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
 from omni_diffusion.recipe import load_recipe
 from omni_diffusion.tokenize.prompts import TASKS as PROMPTS
@@ -56,21 +57,20 @@ class Example:
     expected: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_examples(folder: Path, training: str, tokenizing: tuple[str, ...]) -> list[Example]:
+def write_examples(folder: Path, training: str, lessons: Mapping[str, str]) -> list[Example]:
     """Choose samples, seen in training and held out, and write their media and a request each.
 
     Args:
         folder: of the demo.
         training: recipe of the training run, relative to the folder.
-        tokenizing: recipes of the corpora it learns from.
+        lessons: corpora that it learns from, and the tokenize recipe of each one's media.
     """
     with _inside(folder):
         kept = _held_out_keys(training)
         found: list[Example] = []
-        for recipe in tokenizing:
-            loaded = load_recipe(Path(recipe), TokenizeRecipe)
-            if loaded.output in kept:
-                found += _choose(loaded, kept[loaded.output], {e.task for e in found})
+        for corpus, recipe in lessons.items():
+            media = open_source(load_recipe(Path(recipe), TokenizeRecipe).source)
+            found += _choose(media, corpus, kept[corpus], {e.task for e in found})
         found.sort(key=lambda e: (TASKS.index(e.task), e.held_out, e.key))
         lines = [json.dumps(_request(example)) for example in found]
         Path(REQUESTS).write_text("\n".join(lines) + "\n")
@@ -106,26 +106,26 @@ def _held_out_keys(training: str) -> dict[str, set[str]]:
     }
 
 
-def _choose(recipe: TokenizeRecipe, kept: set[str], have: set[str]) -> list[Example]:
+def _choose(media: Source, corpus: str, kept: set[str], have: set[str]) -> list[Example]:
     """`_EACH` of the tasks that no corpus before this one had, or as many as there are."""
-    source = open_source(recipe.source)
+    lesson = set(Corpus(corpus).index.column("key").to_pylist())
     items: dict[tuple[str, bool], list[Item]] = {}
-    for partition in source.partitions():
-        for item in source.read(partition):
-            if isinstance(item, Item) and item.record.task in TASKS and _is_plain(item):
+    for partition in media.partitions():
+        for item in media.read(partition):
+            if isinstance(item, Item) and item.key in lesson and _can_be_shown(item):
                 items.setdefault((item.record.task, item.key in kept), []).append(item)
     return [
-        _written(item, recipe.output, held_out)
+        _written(item, corpus, held_out)
         for (task, held_out), candidates in items.items()
         if task not in have
         for item in sorted(candidates, key=lambda i: i.key)[: _EACH.get(task, (1, 1))[held_out]]
     ]
 
 
-def _is_plain(item: Item) -> bool:
-    """Whether it is one question and one answer."""
+def _can_be_shown(item: Item) -> bool:
+    """Whether it is one question and one answer, of a task that the page has."""
     roles = [message.role for message in item.record.messages if message.role != "system"]
-    return roles == ["user", "assistant"]
+    return item.record.task in TASKS and roles == ["user", "assistant"]
 
 
 def _written(item: Item, corpus: str, held_out: bool) -> Example:

@@ -53,8 +53,18 @@ DATA = (
     ),
     Step(
         command="select corpora/demo \"SELECT key FROM samples WHERE task = 't2i' "
-        'ORDER BY key LIMIT 20" -o corpora/demo-drawings',
-        does="Some drawings by SQL, few enough to be known by heart; they stay where they are.",
+        'ORDER BY key LIMIT 16" -o corpora/demo-drawings',
+        does="By SQL: no more drawings than a small model can know by heart.",
+    ),
+    Step(
+        command="select corpora/demo \"SELECT key FROM samples WHERE task <> 't2i'\" "
+        "-o corpora/demo-words",
+        does="Everything else. Subsets refer to the shards; nothing is copied.",
+    ),
+    Step(
+        command="select corpora/sdvi-demo \"SELECT key FROM samples QUALIFY task = 'svqa' OR "
+        'row_number() OVER (PARTITION BY task ORDER BY key) <= 16" -o corpora/demo-spoken',
+        does="All spoken questions, and a few of the other spoken records.",
     ),
     Step(command="verify corpora/demo", does="Every byte is checked."),
     Step(command="verify corpora/sdvi-demo", does="Every byte is checked."),
