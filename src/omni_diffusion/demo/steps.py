@@ -82,8 +82,10 @@ TRAINING = (
 )
 GENERATION = (
     Step(
-        command="generate runs/demo/model --requests examples/requests.jsonl -o generated --trace",
-        does="One example of each task.",
+        command="generate runs/demo/model svqa.speech_at=null svqa.length.tokens=32 "
+        "--requests examples/requests.jsonl -o generated --trace",
+        does="Examples of each task. Spoken answers of the demo are short, and their speech begins "
+        "where the model puts it.",
     ),
 )
 
