@@ -301,10 +301,10 @@ def test_overrides_are_typed_nested_and_applied_in_order(load) -> None:
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("steps", "expected key=value"),
-        ("=3", "expected key=value"),
-        ("optimizer..name=3", "expected key=value"),
-        ("optimizer.=3", "expected key=value"),
+        ("steps", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("optimizer..name=3", "expected KEY=VALUE"),
+        ("optimizer.=3", "expected KEY=VALUE"),
         ("steps=[1", "not valid YAML"),
         ("steps=2026-01-31", "cannot be a value"),
         ("stages=&a [*a]", "recursive"),

@@ -212,7 +212,7 @@ def _apply(value: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise RecipeError(f"override {override!r}: expected key=value or key.sub=value")
+        raise RecipeError(f"override {override!r}: expected KEY=VALUE")
     _, new = _parse(text, f"override {override!r}")
     at: Any = value
     for i, key in enumerate(keys):

@@ -168,7 +168,7 @@ def _check_view(view: str, audit: Audit, *, has_run: bool) -> None:
     if named_query(view).compares and not audit.compares:
         raise QueryError(f"{view} needs a second corpus: --against OTHER")
     if named_query(view).needs_run and not has_run:
-        raise QueryError(f"{view} needs a training run: --run RECIPE")
+        raise QueryError(f"{view} needs a training run: --run RECIPE or RUN")
 
 
 def _training(path: Path, steps: str) -> tuple[dict[str, float], Callable[[], pa.Table]]:

@@ -15,7 +15,7 @@ def command(
     overrides: list[str] = recipe_options.overrides("data.row_length=2048"),
     step: int = typer.Option(help="Which step, from 0; -1, -2 ... are evaluation batches."),
     rank: int = typer.Option(0, min=0, help="Only this rank's rows."),
-    world_size: int = typer.Option(1, "--world-size", min=1, help="Of so many ranks."),
+    world_size: int = typer.Option(1, "--world-size", min=1, help="Number of ranks."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Print every sample of a step: where it lies, where it comes from, what is masked of it.

@@ -13,7 +13,7 @@ def command(
 ) -> None:
     """Draw a run: loss by task, modality and mask ratio, throughput, and what it generated.
 
-    The page holds everything and needs no network. Running training can be drawn at any time.
+    The page holds everything and needs no network. A run can be drawn while it trains.
     """
     from omni_diffusion.training.curves_page import write_page
 

@@ -1,4 +1,4 @@
-"""`omni-diffusion demo`: every verb once, and a page that shows what came of it."""
+"""`omni-diffusion demo`: the main verbs, and a page that shows what came of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 def command(
     out: Path = typer.Option(Path("demo"), "-o", "--out", help="Folder of the demo."),
 ) -> None:
-    """From pictures and questions to a trained model: data, speech, tokens, report, training.
+    """From pictures and questions to a model that answers: data, speech, tokens, report, training.
 
     Under twenty minutes on two cores; needs the extra demo. The same command goes on where it was
     broken off.

@@ -39,11 +39,11 @@ def command(
     steps: str | None = typer.Option(
         None, help="Numbers of steps to compare, e.g. 256,50,10; else the recipe's."
     ),
-    limit: int | None = typer.Option(None, min=1, help="Only the first so many items."),
+    limit: int | None = typer.Option(None, min=1, help="Only the first N items."),
     task: str | None = typer.Option(None, help="Of suite corpus: only this task."),
     keys: Path | None = typer.Option(None, help="Of suite corpus: only these keys, one a line."),
     held_out: Path | None = typer.Option(
-        None, help="Of suite corpus: only what this training recipe keeps from training."
+        None, help="Of suite corpus: only the evaluation stream of this training recipe."
     ),
     out: Path = typer.Option(Path("evaluation"), "-o", "--out", help="Folder for the results."),
     batch: int = typer.Option(8, min=1, help="Answers that are denoised together."),
@@ -59,6 +59,8 @@ def command(
     from omni_diffusion.generation.evaluation.suites import run_steps
 
     numbers = _steps(steps)
+    if suite != "corpus" and (task or keys or held_out):
+        raise OmniError("--task, --keys and --held-out choose samples of --suite corpus")
     if suite == "corpus" and steps is not None:
         raise OmniError("--steps compares benchmarks; for a corpus say TASK.sampler.steps=N")
     if suite == "corpus":

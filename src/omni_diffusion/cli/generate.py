@@ -56,7 +56,7 @@ def command(
 
     asks: Sequence[Ask | BadLine]
     if requests is not None:
-        if text or text_file or image or audio or inpaint:
+        if text or text_file or image or audio or inpaint or tokens or steps or samples > 1:
             raise RequestError("--requests holds all there is to ask: leave the other inputs out")
         asks = list(read_asks(requests, task, seed))
     elif task is None:

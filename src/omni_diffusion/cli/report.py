@@ -35,7 +35,7 @@ def command(
     against: str = typer.Option(
         "", "--against", help="A second corpus, such as one to evaluate with: adds the leakage."
     ),
-    read: int = typer.Option(
+    sample: int = typer.Option(
         20_000,
         min=0,
         help="Count codes in about so many samples of a larger corpus; 0 reads all.",
@@ -77,7 +77,7 @@ def command(
             against=against or None,
             weights=configured,
             cache=cache,
-            sample=read or None,
+            sample=sample or None,
         )
         stack.enter_context(audit)
         with progress("report", "steps") as update:

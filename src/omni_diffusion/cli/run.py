@@ -10,7 +10,7 @@ from omni_diffusion.cli import recipe_options
 def command(
     chain: str = typer.Argument(help="A chain of steps, e.g. pipelines/demo.yaml."),
     overrides: list[str] = recipe_options.overrides(
-        "overrides=[run.ray.address=auto] for all its jobs", of="chain"
+        r"overrides=\[run.ray.address=auto] for all its jobs", of="chain"
     ),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Let each job say what it would do; write nothing."

@@ -17,7 +17,7 @@ def command(
     host: str = typer.Option("127.0.0.1", help="Address to listen on; loopback by default."),
     port: int = typer.Option(8765, min=0, max=65_535, help="0 takes any free one."),
     waiting: int = typer.Option(16, min=1, help="Requests that may wait; others are refused."),
-    together: int = typer.Option(4, min=1, help="Answers that are denoised side by side."),
+    batch: int = typer.Option(4, min=1, help="Answers that are denoised together."),
     body_mb: int = typer.Option(16, min=1, help="Largest request in MiB."),
 ) -> None:
     """Serve a small page: type or upload, and watch the picture appear step by step.
@@ -40,7 +40,7 @@ def command(
     except OSError as error:
         raise OmniError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     studio = said.open()
-    bounds = Bounds(waiting=waiting, together=together, body_bytes=body_mb << 20)
+    bounds = Bounds(waiting=waiting, together=batch, body_bytes=body_mb << 20)
     local = host in _LOOPBACK
     app = build_app(studio, bounds, (*_LOOPBACK[:2], "[::1]", host) if local else ("*",))
     shown = f"[{host}]" if ":" in host else host

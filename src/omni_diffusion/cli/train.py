@@ -21,7 +21,10 @@ def command(
     recipe: Path = typer.Argument(help="A training recipe, e.g. training/demo.yaml."),
     overrides: list[str] = recipe_options.overrides("optim.steps=100"),
     out: Path = typer.Option(
-        None, "-o", "--out", help="Folder of the run.  [default: runs/RECIPE]"
+        None,
+        "-o",
+        "--out",
+        help="Folder of the run; else run.out, else runs/NAME of the recipe.",
     ),
     launcher: Literal["none", "ray"] = typer.Option(
         "none", help="ray: on the workers of run.ray. Under torchrun it stays none."

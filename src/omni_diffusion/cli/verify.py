@@ -11,7 +11,7 @@ from omni_diffusion.cli.progress import progress
 
 
 def command(
-    corpus: str = typer.Argument(help="Folder or URL of a token corpus."),
+    corpus: str = typer.Argument(help="Folder or URL of a corpus, or of a subset."),
     rebuild_index: bool = typer.Option(
         False,
         "--rebuild-index",

@@ -1,1 +1,1 @@
-"""The newcomer's path: every verb once, in a folder of its own, and a page that tells the story."""
+"""The newcomer's path: the main verbs, in a folder of its own, and a page that tells the story."""

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from omni_diffusion.corpus.corpus import Corpus
 from omni_diffusion.corpus.record import AUDIO, IMAGE
 from omni_diffusion.pipelines.sources import open_source
@@ -96,11 +98,13 @@ def _inside(folder: Path) -> Iterator[None]:
 
 
 def _held_out_keys(training: str) -> dict[str, set[str]]:
-    """By corpus, the keys that training keeps for evaluation."""
+    """By corpus, the keys that training never uses: more than evaluation does."""
     data, _ = load_data(training)
     roots = {name: source.corpus for name, source in data.recipe.sources.items()}
     return {
-        roots[source.name]: {place.key for place in source.places(source.lengths.held_out)}
+        roots[source.name]: {
+            place.key for place in source.places(np.flatnonzero(source.lengths.length == 0))
+        }
         for source in data.sources
         if source.name in roots
     }

@@ -49,7 +49,7 @@ class Medium:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """An example with what the model made of it; `made_media` and `made_text` may be empty."""
+    """An example with what the model made of it; `made` and `made_text` may be empty."""
 
     example: Example
     title: str

@@ -89,7 +89,7 @@ def run_job(
         recipe: how to run it.
         recipe_digest: of what makes the bytes; written into manifest and run file.
         local: in this process, without Ray.
-        retrying_rejects: try the rejected records of finished shards again, and only those.
+        retrying_rejects: try the rejected records of finished shards again, too; samples stay.
         on_tick: called with the state of the run a few times a second.
         on_plan: called with the number of partitions found so far.
         on_index: called with (shards done, shards in all) while the index is made.

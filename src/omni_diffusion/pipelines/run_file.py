@@ -202,16 +202,6 @@ def new_run_id() -> str:
     return f"{moment}-{os.urandom(3).hex()}"
 
 
-def read_runs(storage: Storage) -> list[Run]:
-    """All runs of an output, oldest first.
-
-    Raises:
-        CorpusError: a run file is damaged.
-    """
-    names = (entry.name for entry in storage.list(FOLDER))
-    return [_read(storage, name) for name in names if name.endswith(".json")]
-
-
 def last_run(storage: Storage) -> Run | None:
     """The newest run of an output, or None.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from omni_diffusion.generation.evaluation.layouts import LETTERS, PERCEPTION
@@ -108,11 +108,6 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     return (centre - spread) / scale, (centre + spread) / scale
-
-
-def answers_of(rows: Iterable[Mapping[str, Any]], *names: str) -> list[str]:
-    """The answer in each row of a published answer file, under the first name that it has."""
-    return [str(next((row[name] for name in names if name in row), "")) for row in rows]
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from omni_diffusion.errors import RecipeError
 
-_HINT = "pip install 'omni-diffusion[asr]'"
+_HINT = "pip install 'omni-diffusion[evaluate]'"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,6 @@ _ENCODER_FIXED = {
 }
 _ENCODER_UNUSED = ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
 _SOLVER_FIXED = {"solver": "euler", "t_scheduler": "cosine"}
-_SOLVER_UNUSED = ("sigma_min", "training_cfg_rate", "reg_loss_type")
 
 
 @dataclass(frozen=True, kw_only=True)
