@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from omni_diffusion.corpus.storage import Storage
-from omni_diffusion.errors import RecipeError, ShardConflictError
-from omni_diffusion.recipe import RECIPE, Recipe, load_recipe, save_recipe
+from omni_diffusion.errors import RecipeError
+from omni_diffusion.recipe import RECIPE, Recipe, load_recipe
 
 
 class Optimizer(Recipe):
@@ -412,19 +411,6 @@ def test_a_default_of_the_wrong_type_is_an_error_too() -> None:
 
     with pytest.raises(ValidationError, match="valid integer"):
         Wrong()
-
-
-def test_the_recipe_is_kept_beside_what_it_made_and_only_once(tmp_path: Path) -> None:
-    job = Job(steps=5)
-    for root in (tmp_path, f"memory://{tmp_path.name}"):
-        storage = Storage(root)
-        save_recipe(job, storage)
-        save_recipe(job, storage)
-        assert [entry.name for entry in storage.list()] == [RECIPE]
-        assert storage.read(RECIPE).decode() == job.to_yaml()
-        with pytest.raises(ShardConflictError, match=RECIPE):
-            save_recipe(Job(steps=6), storage)
-    assert load_recipe(tmp_path / RECIPE, Job) == job
 
 
 def test_reading_a_recipe_needs_no_data_library() -> None:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from omni_diffusion.errors import RecipeError
 
 if TYPE_CHECKING:
-    from omni_diffusion.corpus.storage import Storage
+    pass
 
 R = TypeVar("R", bound="Recipe")
 
@@ -98,22 +98,6 @@ def parse_recipe(text: str, path: object, model: type[R], overrides: Sequence[st
             for fault in error.errors()
         ]
         raise RecipeError("\n".join(lines)) from None
-
-
-def save_recipe(recipe: Recipe, storage: Storage) -> None:
-    """Keep the effective recipe as `recipe.yaml` beside what it produces.
-
-    Saving the same recipe again is no error, so a job that is run again goes on.
-
-    Args:
-        recipe: what is in force, overrides included.
-        storage: the folder or URL that the results go to.
-
-    Raises:
-        ShardConflictError: another recipe was saved there.
-        StorageError: the store refused.
-    """
-    storage.publish_bytes(recipe.to_yaml().encode(), RECIPE)
 
 
 def _read(path: str | os.PathLike[str]) -> str:

@@ -7,7 +7,7 @@ the size of batches matters, so any number of workers makes the same corpus.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -296,16 +296,6 @@ class Producer:
         except RecordError as error:
             return _reject(work.plan.key, "validate", "not a record", str(error))
         return Made(key=work.plan.key, record=record, audios=tuple(sounds))
-
-
-def rules_applied(made: Sequence[Made | Reject]) -> Iterator[str]:
-    """Ids of the rules that changed or dropped something, once for each time: to be counted."""
-    for result in made:
-        if isinstance(result, Made):
-            for utterance in result.record.extra["sdvi"]["utterances"]:
-                yield from utterance["rules"]
-        elif result.stage == "select":
-            yield result.reason
 
 
 def _open_takes(works: Sequence[_Work]) -> list[_Open]:
