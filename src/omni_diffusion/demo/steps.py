@@ -52,14 +52,14 @@ DATA = (
         does="The spoken records become tokens too.",
     ),
     Step(
-        command="select corpora/demo \"SELECT key FROM samples WHERE task = 't2i' "
-        'ORDER BY key LIMIT 16" -o corpora/demo-drawings',
-        does="By SQL: no more drawings than a small model can know by heart.",
+        command="select corpora/demo \"SELECT key FROM samples WHERE task IN ('t2i', 'caption') "
+        'ORDER BY key LIMIT 32" -o corpora/demo-drawings',
+        does="By SQL: 16 drawings with captions, as many as a small model can know by heart.",
     ),
     Step(
-        command="select corpora/demo \"SELECT key FROM samples WHERE task <> 't2i'\" "
-        "-o corpora/demo-words",
-        does="Everything else. Subsets refer to the shards; nothing is copied.",
+        command='select corpora/demo "SELECT key FROM samples '
+        "WHERE task IN ('asr', 'tts', 'vqa')\" -o corpora/demo-words",
+        does="Sentences and questions. Subsets refer to the shards; nothing is copied.",
     ),
     Step(
         command="select corpora/sdvi-demo \"SELECT key FROM samples QUALIFY task = 'svqa' OR "
