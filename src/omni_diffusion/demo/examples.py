@@ -28,7 +28,7 @@ _LIST = f"{FOLDER}/examples.json"
 TASKS = ("t2i", "s2i", "vqa", "svqa", "caption", "asr", "tts")
 """In the order of the page."""
 
-_EACH = {"t2i": (2, 1), "s2i": (0, 2), "vqa": (1, 2), "svqa": (1, 2), "tts": (1, 0)}
+_EACH = {"t2i": (2, 1), "s2i": (1, 1), "vqa": (1, 2), "svqa": (1, 2), "tts": (1, 0)}
 """How many that training has seen, and how many that it has not; else one of either."""
 _GIVEN = {"image": ("vqa", "svqa", "caption"), "audio": ("asr", "s2i", "svqa")}
 """Tasks whose first medium of a kind belongs to the question."""
