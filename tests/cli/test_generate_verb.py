@@ -99,6 +99,8 @@ def test_the_same_seed_gives_the_same_files(place: Path, tmp_path: Path) -> None
         (["--task", "t2i"], "t2i needs text, which is missing"),
         (["--task", "t2i", "-t", "x", "t2i.sampler.stepz=3"], "did you mean 'steps'"),
         (["--requests", "asks.jsonl", "-t", "x"], "leave the other inputs out"),
+        (["--requests", "asks.jsonl", "--steps", "3"], "leave the other inputs out"),
+        (["--requests", "asks.jsonl", "--samples", "2"], "leave the other inputs out"),
         (["--task", "chat", "--text-file", "none.txt"], "none.txt: cannot be read"),
     ],
 )

@@ -136,6 +136,7 @@ def test_the_verb_writes_table_and_results(folder, tmp_path):
         (["--suite", "tts", "--data", "none"], "none: no such folder"),
         (["--suite", "asr", "--data", "x", "--steps", "9,a"], "expected whole numbers"),
         (["--suite", "corpus", "--data", "x", "--steps", "9"], "say TASK.sampler.steps=N"),
+        (["--suite", "asr", "--data", "x", "--task", "asr"], "choose samples of --suite corpus"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_loaded(options, message):

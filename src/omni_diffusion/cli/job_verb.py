@@ -10,25 +10,27 @@ from omni_diffusion.cli.progress import progress
 
 if TYPE_CHECKING:
     from omni_diffusion.pipelines.pool import Job
-    from omni_diffusion.pipelines.run_recipe import RunRecipe
+    from omni_diffusion.pipelines.synthesize_recipe import SynthesizeRecipe
+    from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
 
 
 def run_and_print(
     job: Job,
-    settings: RunRecipe,
-    digest: str,
+    recipe: TokenizeRecipe | SynthesizeRecipe,
     *,
     local: bool,
     retrying_rejects: bool,
     as_json: bool,
 ) -> None:
-    """Run a job whose output was claimed under this digest; see `engine.run_job`."""
+    """Claim a job's output for its recipe and do what is missing; see `engine.run_job`."""
+    from omni_diffusion.pipelines.claim import claim_output
     from omni_diffusion.pipelines.engine import run_job
 
+    digest = claim_output(recipe)
     with job_progress(job.name) as on_tick, progress("index", "shards") as on_index:
         manifest, run = run_job(
             job,
-            settings,
+            recipe.run,
             digest,
             local=local,
             retrying_rejects=retrying_rejects,

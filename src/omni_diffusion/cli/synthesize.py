@@ -28,7 +28,6 @@ def command(
     from the cache. `omni-diffusion tokenize` makes tokens of the corpus (source kind media_tars),
     `omni-diffusion show CORPUS KEY -o DIR` writes a record's picture and sounds as files.
     """
-    from omni_diffusion.pipelines.claim import claim_output
     from omni_diffusion.pipelines.synthesize import estimate, job_of
     from omni_diffusion.pipelines.synthesize_recipe import SynthesizeRecipe
     from omni_diffusion.recipe import load_recipe
@@ -37,11 +36,9 @@ def command(
     if dry_run:
         print_estimate(estimate(loaded), as_json)
         return
-    digest = claim_output(loaded)
     run_and_print(
         job_of(loaded),
-        loaded.run,
-        digest,
+        loaded,
         local=local,
         retrying_rejects=retry_rejects,
         as_json=as_json,

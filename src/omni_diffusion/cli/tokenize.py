@@ -26,7 +26,6 @@ def command(
     Run the same command again after a crash, or after Ctrl-C: it does what is missing, and the
     corpus is the same, byte for byte, as if nothing had happened.
     """
-    from omni_diffusion.pipelines.claim import claim_output
     from omni_diffusion.pipelines.tokenize import estimate, job_of
     from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
     from omni_diffusion.recipe import load_recipe
@@ -35,11 +34,9 @@ def command(
     if dry_run:
         print_estimate(estimate(loaded), as_json)
         return
-    digest = claim_output(loaded)
     run_and_print(
         job_of(loaded),
-        loaded.run,
-        digest,
+        loaded,
         local=local,
         retrying_rejects=retry_rejects,
         as_json=as_json,

@@ -71,6 +71,8 @@ def write_examples(folder: Path, training: str, lessons: Mapping[str, str]) -> l
         kept = _held_out_keys(training)
         found: list[Example] = []
         for corpus, recipe in lessons.items():
+            if corpus not in kept:  # the user's own training recipe leaves it out
+                continue
             media = open_source(load_recipe(Path(recipe), TokenizeRecipe).source)
             found += _choose(media, corpus, kept[corpus], {e.task for e in found})
         found.sort(key=lambda e: (TASKS.index(e.task), e.held_out, e.key))

@@ -36,10 +36,10 @@ class ContactSheet:
         label = f"{part_right(expected, made):.0%}  {question.asked}"
         self._pairs.append((label, expected, made))
 
-    def write(self, path: Path) -> bool:
-        """Draw the sheet; False where there is nothing to draw."""
+    def write(self, path: Path) -> None:
+        """Draw the sheet, if there are pictures."""
         if not self._pairs:
-            return False
+            return
         width, height = 2 * _SIDE + _GAP, _SIDE + _LINE + _GAP
         rows = -(-len(self._pairs) // _ACROSS)
         across = min(_ACROSS, len(self._pairs))
@@ -54,4 +54,3 @@ class ContactSheet:
                 label = label[:-2].rstrip(" \u2026") + "\u2026"
             draw.text((x, y + _SIDE + 1), label, "black", font)
         sheet.save(path)
-        return True
