@@ -5,12 +5,12 @@ like a real encoder lets other threads run). The bare loop reads the same tars w
 decodes and resizes with the same functions, calls the same encoder and writes codes and text into
 a plain tar: no checks, no spans, no sidecar, no index, one process.
 
-    overhead_ratio     CPU seconds an image through the whole job, from the moment when all actors
+    overhead_ratio     CPU seconds an image through the whole job, from the moment when all workers
                        are ready until index and manifest are written, driver, raylet and all
                        workers together, divided by those of the bare loop
     start_cpu_s        CPU seconds before that: Ray itself and the loading of models
-    ramp_s             from the start of the driver's work until every actor is at work
-    workers_busy_pct   share of the actors' time spent in partitions while there was enough work
+    ramp_s             from the start of the driver's work until every worker is at work
+    workers_busy_pct   share of the workers' time spent in partitions while there was enough work
 """
 
 from __future__ import annotations
@@ -155,15 +155,15 @@ class Trace:
     began: float = 0.0
 
     def tick(self, run: Any) -> None:
-        actors = run.actors
-        if not self.start_cpu_s and actors["ready"] == actors["wanted"]:
+        workers = run.workers
+        if not self.start_cpu_s and workers["ready"] == workers["wanted"]:
             self.start_cpu_s, self.start_rows = tree_cpu_s() - self.began, run.rows
         left = run.partitions["total"] - run.partitions["done"]
         # Looking at all processes costs milliseconds of the driver's own time.
         if not left or time.monotonic() - self.looked > LOOK_EVERY_S:
             self.last_cpu_s, self.looked = tree_cpu_s() - self.began, time.monotonic()
-        if run.ramp_s is not None and left > actors["wanted"]:
-            now = (run.busy_s, run.actor_s)
+        if run.ramp_s is not None and left > workers["wanted"]:
+            now = (run.busy_s, run.worker_s)
             self.steady, self.steady_end = self.steady or now, now
 
 
@@ -180,7 +180,7 @@ def tree_cpu_s() -> float:
     return total
 
 
-def whole_job(source: Path, output: Path, actors: int) -> dict[str, float]:
+def whole_job(source: Path, output: Path, workers: int) -> dict[str, float]:
     """One job in this process's Ray; figures of the module's text."""
     from omni_diffusion.pipelines.engine import run_job
     from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
@@ -197,7 +197,7 @@ def whole_job(source: Path, output: Path, actors: int) -> dict[str, float]:
                     "tasks": ["t2i"],
                 },
                 "output": str(output),
-                "run": {"ray": {"actors": actors}},
+                "run": {"ray": {"workers": workers}},
             }
         )
     )
@@ -206,18 +206,18 @@ def whole_job(source: Path, output: Path, actors: int) -> dict[str, float]:
     before = time.process_time()
     assert manifest.rejects == 0, run.reasons
     assert trace.steady and trace.steady_end and run.ramp_s is not None
-    busy_s, actor_s = (b - a for a, b in zip(trace.steady, trace.steady_end, strict=True))
+    busy_s, worker_s = (b - a for a, b in zip(trace.steady, trace.steady_end, strict=True))
     return {
         "images": manifest.rows - trace.start_rows,
         "start_cpu_s": trace.start_cpu_s,
         "job_cpu_s": trace.last_cpu_s - trace.start_cpu_s + (time.process_time() - before),
         "ramp_s": run.ramp_s,
-        "workers_busy_pct": 100 * busy_s / actor_s,
+        "workers_busy_pct": 100 * busy_s / worker_s,
         "wall_s": run.wall_s,
     }
 
 
-def benchmark(images: int, repeats: int, actors: int) -> dict[str, Any]:
+def benchmark(images: int, repeats: int, workers: int) -> dict[str, Any]:
     """Both, interleaved; medians."""
     jobs, loops = [], []
     with tempfile.TemporaryDirectory() as scratch:
@@ -227,12 +227,12 @@ def benchmark(images: int, repeats: int, actors: int) -> dict[str, Any]:
         write_source(folder / "source", images)
         for i in range(repeats):
             loops.append(bare_loop(folder / "source", folder / f"bare{i}")[1] / images)
-            jobs.append(whole_job(folder / "source", folder / f"job{i}", actors))
+            jobs.append(whole_job(folder / "source", folder / f"job{i}", workers))
     loop = median(loops)
     ratios = [j["job_cpu_s"] / j["images"] / one for j, one in zip(jobs, loops, strict=True)]
     return {
         "images": images,
-        "actors": actors,
+        "workers": workers,
         "repeats": repeats,
         "bare_cpu_ms_per_image": round(1e3 * loop, 3),
         "job_cpu_ms_per_image": round(1e3 * loop * median(ratios), 3),
@@ -250,13 +250,13 @@ def main(
     short: bool = typer.Option(False, "--short", help="A minute: shows that everything runs."),
     keep: bool = typer.Option(False, "--keep", help="Write benchmarks/results/pipeline.json."),
     images: int = typer.Option(8000, help="Pictures."),
-    actors: int = typer.Option(2, help="Worker processes."),
+    workers: int = typer.Option(2, help="Worker processes."),
 ) -> None:
     """CPU of a whole job against a bare loop, ramp and busy share."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     before = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], before] if before else sys.path[:1])
-    figures = benchmark(1000 if short else images, 1 if short else 3, actors)
+    figures = benchmark(1000 if short else images, 1 if short else 3, workers)
     tell("pipeline", figures, keep=keep and not short, as_json=as_json)
 
 

@@ -1,8 +1,8 @@
 """A hundred thousand partitions through the real driver, by simulation.
 
-Real Ray, real actors, real commits; only the work is missing: every partition is one record without
-media, its shard one small sample. The output lies in memory (/dev/shm) where there is such a place,
-since the disk is not what is asked about.
+Real Ray, real workers, real commits; only the work is missing: every partition is one record
+without media, its shard one small sample. The output lies in memory (/dev/shm) where there is such
+a place, since the disk is not what is asked about.
 
     driver_rss_mb               largest resident set of the driver process, 100,000 partitions
     resume_scan_s               time to find out what is missing when 99,000 of 100,000 are done
@@ -64,12 +64,12 @@ class SimulatedSource:
             yield Partition(number=number, name=f"simulated {number}", rows=1, size=100)
 
     def read(self, partition: Any) -> Iterator[Any]:
+        from omni_diffusion.corpus.media_record import MediaRecord
         from omni_diffusion.corpus.record import Record
-        from omni_diffusion.pipelines.sources.partition import Item
 
         key = f"simulated-{partition.number:06d}"
         record = Record.from_dict({"messages": [{"role": "user", "content": "a"}]}, key)
-        yield Item(key=key, record=record)
+        yield MediaRecord(key=key, record=record)
 
 
 class SimulatedWorker:
@@ -88,7 +88,7 @@ class SimulatedWorker:
         pass
 
 
-def drive(output: str, partitions: int, actors: int) -> dict[str, Any]:
+def drive(output: str, partitions: int, workers: int) -> dict[str, Any]:
     """One run in this process: what the driver used, and when."""
     from omni_diffusion.pipelines.engine import run_job
     from omni_diffusion.pipelines.run_recipe import RayRecipe, RunRecipe
@@ -105,7 +105,7 @@ def drive(output: str, partitions: int, actors: int) -> dict[str, Any]:
         if not index_began:
             index_began.append(time.monotonic())
 
-    recipe = RunRecipe(ray=RayRecipe(actors=actors, cpus_per_actor=0.5))
+    recipe = RunRecipe(ray=RayRecipe(workers=workers, cpus_per_worker=0.5))
     manifest, run = run_job(
         SimulatedJob(output, partitions), recipe, "scale", on_tick=tick, on_index=index
     )
@@ -119,10 +119,10 @@ def drive(output: str, partitions: int, actors: int) -> dict[str, Any]:
     }
 
 
-def in_process(output: Path, partitions: int, actors: int) -> dict[str, Any]:
+def in_process(output: Path, partitions: int, workers: int) -> dict[str, Any]:
     """`drive` in a process of its own."""
     words = [sys.executable, __file__, "--drive", str(output)]
-    words += ["--partitions", str(partitions), "--actors", str(actors)]
+    words += ["--partitions", str(partitions), "--workers", str(workers)]
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -141,15 +141,15 @@ def cpu_ms(marks: list[list[float]], first: int, last: int) -> float:
     return 1e3 * (cpu_b - cpu_a) / (done_b - done_a)
 
 
-def benchmark(partitions: int, actors: int) -> dict[str, Any]:
+def benchmark(partitions: int, workers: int) -> dict[str, Any]:
     """A small run, a large one, and one that resumes."""
     place = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(dir=place if place.is_dir() else None))
     try:
-        small = in_process(folder / "small", partitions // 10, actors)
-        large = in_process(folder / "large", partitions, actors)
+        small = in_process(folder / "small", partitions // 10, workers)
+        large = in_process(folder / "large", partitions, workers)
         forget(folder / "large", partitions, partitions // 100)
-        resumed = in_process(folder / "large", partitions, actors)
+        resumed = in_process(folder / "large", partitions, workers)
     finally:
         shutil.rmtree(folder)
     marks = large["marks"]
@@ -157,7 +157,7 @@ def benchmark(partitions: int, actors: int) -> dict[str, Any]:
     whole = cpu_ms(marks, 0, -1)
     return {
         "partitions": partitions,
-        "actors": actors,
+        "workers": workers,
         "driver_rss_mb": round(large["rss_mb"]),
         "resume_scan_s": resumed["scan_s"],
         "driver_cpu_ms_first": round(first, 3),
@@ -175,7 +175,7 @@ def main(
     short: bool = typer.Option(False, "--short", help="A minute: shows that everything runs."),
     keep: bool = typer.Option(False, "--keep", help="Write benchmarks/results/scale.json."),
     partitions: int = typer.Option(100_000, help="Partitions of the large run."),
-    actors: int = typer.Option(2, help="Worker processes."),
+    workers: int = typer.Option(2, help="Worker processes."),
     drive_: str = typer.Option("", "--drive", hidden=True),
 ) -> None:
     """Driver memory, resumption and cost a partition of a very long job."""
@@ -185,9 +185,9 @@ def main(
         sys.path.insert(1, str(Path(__file__).parent))
         from benchmarks import scale
 
-        print(json.dumps(scale.drive(drive_, partitions, actors)))
+        print(json.dumps(scale.drive(drive_, partitions, workers)))
         return
-    figures = benchmark(1000 if short else partitions, actors)
+    figures = benchmark(1000 if short else partitions, workers)
     tell("scale", figures, keep=keep and not short, as_json=as_json)
 
 

@@ -44,7 +44,7 @@ PER_TAR = 100
 def write_source(folder: Path, questions: int, drawings: int) -> None:
     """Written records with their pictures, in tars of our own layout."""
     from omni_diffusion.corpus import tar
-    from omni_diffusion.corpus.media_record import MediaRecord, encode_media
+    from omni_diffusion.corpus.media_record import encode_media
     from omni_diffusion.pipelines import demo_records
 
     folder.mkdir()
@@ -54,8 +54,7 @@ def write_source(folder: Path, questions: int, drawings: int) -> None:
     ]
     for start in range(0, len(items), PER_TAR):
         part = items[start : start + PER_TAR]
-        entries = [MediaRecord(key=i.key, record=i.record, images=i.images) for i in part]
-        data = b"".join([*map(encode_media, entries), tar.END])
+        data = b"".join([*map(encode_media, part), tar.END])
         (folder / f"{start // PER_TAR:05d}.tar").write_bytes(data)
 
 

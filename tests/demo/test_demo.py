@@ -35,7 +35,7 @@ def put_smaller_recipes(folder: Path) -> None:
         for key, change in changes.items():
             values[key] |= change
         if name.startswith(("tokenize", "sdvi")):
-            values["run"] = {"ray": {"actors": 1}}
+            values["run"] = {"ray": {"workers": 1}}
         (folder / name).write_text(yaml.safe_dump(values, sort_keys=False))
 
 

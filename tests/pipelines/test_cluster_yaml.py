@@ -129,17 +129,17 @@ def test_every_command_of_the_page_is_one_that_the_program_takes() -> None:
         recipe_of(words)
 
 
-def test_what_runs_on_a_cluster_gives_urls_and_says_how_many_actors() -> None:
-    """A relative output would be lost; a cluster that has scaled to zero holds no actor."""
-    (submitted,) = [w for w in commands(PAGE.read_text()) if "run.ray.actors=16" in w]
+def test_what_runs_on_a_cluster_gives_urls_and_says_how_many_workers() -> None:
+    """A relative output would be lost; a cluster that has scaled to zero holds no worker."""
+    (submitted,) = [w for w in commands(PAGE.read_text()) if "run.ray.workers=16" in w]
     for words in (submitted, entrypoint()):
         recipe = recipe_of(words)
         assert recipe.output.startswith("s3://") and "s3://" in str(recipe.source)
         assert recipe.run.ray.address == "auto"
-        assert recipe.run.ray.actors == 16
+        assert recipe.run.ray.workers == 16
 
 
-def test_each_actor_fits_a_gpu_node_and_all_of_them_fit_the_group() -> None:
+def test_each_worker_fits_a_gpu_node_and_all_of_them_fit_the_group() -> None:
     asked = recipe_of(entrypoint()).run.ray
     aws_group = aws()["available_node_types"]["gpu_worker"]
     (kube_group,) = rayjob()["rayClusterSpec"]["workerGroupSpecs"]
@@ -150,8 +150,10 @@ def test_each_actor_fits_a_gpu_node_and_all_of_them_fit_the_group() -> None:
         (kube_group["maxReplicas"], int(requests["cpu"]), int(requests["nvidia.com/gpu"])),
     ]
     for nodes, cpus, gpus in groups:
-        assert asked.actors <= nodes
-        assert (asked.cpus_per_actor, asked.gpus_per_actor) == (cpus, gpus), "no node is half idle"
+        assert asked.workers <= nodes
+        assert (asked.cpus_per_worker, asked.gpus_per_worker) == (cpus, gpus), (
+            "no node is half idle"
+        )
 
 
 def test_the_kubernetes_file_is_a_job_whose_head_does_no_work() -> None:

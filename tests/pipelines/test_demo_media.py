@@ -12,12 +12,12 @@ import soundfile
 from PIL import Image
 
 from corpora import files_of
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.errors import ShardConflictError, SourceError
 from omni_diffusion.pipelines import demo_media, demo_records
 from omni_diffusion.pipelines.demo_media import PACKAGES, prepare_demo_media
 from omni_diffusion.pipelines.demo_speaker import speak
 from omni_diffusion.pipelines.sources import open_source
-from omni_diffusion.pipelines.sources.partition import Item
 from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
 from omni_diffusion.recipe import load_recipe
 from source_checks import read_all
@@ -38,7 +38,7 @@ def media(tmp_path_factory) -> Path:
 def test_the_demo_recipe_reads_every_task(media: Path) -> None:
     recipe = load_recipe(RECIPE, TokenizeRecipe, [f"source.path={media}/*.tar"])
     found = read_all(open_source(recipe.source))
-    items = [outcome for outcome in found if isinstance(outcome, Item)]
+    items = [outcome for outcome in found if isinstance(outcome, MediaRecord)]
     assert len(items) == len(found)
     tasks = Counter(item.record.task for item in items)
     assert tasks == {"caption": 6, "t2i": 6, "vqa": 3, "asr": 4, "tts": 4}
@@ -56,7 +56,7 @@ def test_the_demo_recipe_reads_every_task(media: Path) -> None:
 
 def test_no_two_pictures_or_sentences_are_the_same(media: Path) -> None:
     recipe = load_recipe(RECIPE, TokenizeRecipe, [f"source.path={media}/*.tar"])
-    items = [o for o in read_all(open_source(recipe.source)) if isinstance(o, Item)]
+    items = [o for o in read_all(open_source(recipe.source)) if isinstance(o, MediaRecord)]
     assert len({item.images for item in items if item.record.task in ("t2i", "vqa")}) == 9
     assert len({item.audios for item in items if item.audios}) == 8
 

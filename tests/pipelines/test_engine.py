@@ -33,17 +33,19 @@ SUPPORT = str(Path(__file__).parents[1] / "support")
 pytestmark = pytest.mark.usefixtures("ray_address")
 
 
-def do(job: NumberJob, *, actors: int = 0, **settings: Any) -> tuple[Manifest, Run]:
-    """Run a job: with so many actors, or in this process where none are asked for."""
+def do(job: NumberJob, *, workers: int = 0, **settings: Any) -> tuple[Manifest, Run]:
+    """Run a job: with so many workers, or in this process where none are asked for."""
     retrying = settings.pop("retrying_rejects", False)
     on_tick = settings.pop("on_tick", None)
-    ray = RayRecipe(address="auto", actors=actors, cpus_per_actor=0.5) if actors else RayRecipe()
+    ray = (
+        RayRecipe(address="auto", workers=workers, cpus_per_worker=0.5) if workers else RayRecipe()
+    )
     recipe = RunRecipe(ray=ray, **settings)
     return run_job(
         job,
         recipe,
         "digest",
-        local=not actors,
+        local=not workers,
         retrying_rejects=retrying,
         on_tick=on_tick,
     )
@@ -56,14 +58,14 @@ def undisturbed(tmp_path: Path) -> dict[str, bytes]:
     return contents(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("actors", [1, 2, 4])
-def test_any_number_of_actors_makes_the_same_bytes(
-    tmp_path: Path, undisturbed: dict[str, bytes], actors: int
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_makes_the_same_bytes(
+    tmp_path: Path, undisturbed: dict[str, bytes], workers: int
 ) -> None:
     """A cluster is only faster: nothing in the corpus says how many worked on it."""
-    manifest, run = do(NumberJob(str(tmp_path / "out")), actors=actors)
+    manifest, run = do(NumberJob(str(tmp_path / "out")), workers=workers)
     assert contents(tmp_path / "out") == undisturbed
-    assert run.actors["wanted"] == actors
+    assert run.workers["wanted"] == workers
     assert manifest.rows + manifest.rejects == 80
 
 
@@ -125,9 +127,9 @@ def test_retrying_in_vain_changes_nothing(tmp_path: Path, undisturbed: dict[str,
     assert contents(tmp_path / "out") == undisturbed
 
 
-@pytest.mark.parametrize("actors", [0, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_source_that_refuses_is_asked_again(
-    tmp_path: Path, undisturbed: dict[str, bytes], actors: int
+    tmp_path: Path, undisturbed: dict[str, bytes], workers: int
 ) -> None:
     """A throttled store costs time, not records."""
     (tmp_path / "refuse").touch()
@@ -137,27 +139,27 @@ def test_a_source_that_refuses_is_asked_again(
         if run.failures.get("StorageError", 0) >= 2:
             (tmp_path / "refuse").unlink(missing_ok=True)
 
-    _, run = do(job, actors=actors, tries=20, on_tick=relent)
+    _, run = do(job, workers=workers, tries=20, on_tick=relent)
     assert run.failures["StorageError"] >= 2
     assert contents(tmp_path / "out") == undisturbed
 
 
-@pytest.mark.parametrize("actors", [0, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_source_that_stays_away_stops_the_job_with_the_cause(
-    tmp_path: Path, undisturbed: dict[str, bytes], actors: int
+    tmp_path: Path, undisturbed: dict[str, bytes], workers: int
 ) -> None:
     """The message names partition and cause; what was done stays, and a rerun ends the job."""
     (tmp_path / "refuse").touch()
     job = NumberJob(str(tmp_path / "out"), log=str(tmp_path), refuse=(3, 4, 5, 6, 7))
     with pytest.raises(JobError, match=r"part [34567].*503 SlowDown.*run the same command again"):
-        do(job, actors=actors, tries=1, failed_partitions=3)
+        do(job, workers=workers, tries=1, failed_partitions=3)
     run = last_run(Storage(job.output))
     assert run is not None
     assert run.state == "failed"
     assert 3 <= len(run.given_up) <= 5
     assert run.partitions["done"] <= 3
     (tmp_path / "refuse").unlink()
-    do(job, actors=actors)
+    do(job, workers=workers)
     assert contents(tmp_path / "out") == undisturbed
 
 
@@ -168,12 +170,12 @@ def test_a_partition_that_kills_its_workers_is_given_up_and_the_rest_is_done(
     (tmp_path / "die").touch()
     job = NumberJob(str(tmp_path / "out"), log=str(tmp_path), die=(2,))
     with pytest.raises(JobError, match=r"1 partitions failed 2 times.*is 2 \(part 2"):
-        do(job, actors=2, tries=2)
+        do(job, workers=2, tries=2)
     run = last_run(Storage(job.output))
     assert run is not None
     assert (run.failures["lost"], run.partitions["done"]) == (2, 7)
     (tmp_path / "die").unlink()
-    do(job, actors=2)
+    do(job, workers=2)
     assert contents(tmp_path / "out") == undisturbed
 
 
@@ -183,7 +185,7 @@ def test_a_worker_lost_between_its_commit_and_its_answer_costs_nothing(
     """The next one sees that the shard is there: nothing that was committed is done twice."""
     (tmp_path / "late").touch()
     job = NumberJob(str(tmp_path / "out"), log=str(tmp_path), die_late=True)
-    manifest, run = do(job, actors=1)
+    manifest, run = do(job, workers=1)
     assert sum(run.failures.values()) <= 1
     assert len(list(tmp_path.glob("begun-*"))) == run.partitions["done_now"] == 8
     assert (run.rows, run.rejects) == (manifest.rows, manifest.rejects) == (69, 11)
@@ -227,16 +229,16 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path, undisturbed: dict[str, 
         if run.failures.get("lost"):
             (tmp_path / "hang").unlink(missing_ok=True)
 
-    _, run = do(job, actors=2, deadline_s=3, tries=9, on_tick=let_go)
+    _, run = do(job, workers=2, deadline_s=3, tries=9, on_tick=let_go)
     assert run.failures["lost"]
     assert contents(tmp_path / "out") == undisturbed
 
 
-@pytest.mark.parametrize("actors", [0, 2])
-def test_missing_weights_stop_the_job_at_once(tmp_path: Path, actors: int) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_missing_weights_stop_the_job_at_once(tmp_path: Path, workers: int) -> None:
     """What no retry can mend is told before any work is done."""
     with pytest.raises(JobError, match="weights/none: not there; download them first"):
-        do(NumberJob(str(tmp_path / "out"), no_weights=True), actors=actors)
+        do(NumberJob(str(tmp_path / "out"), no_weights=True), workers=workers)
     run = last_run(Storage(tmp_path / "out"))
     assert run is not None
     assert run.state == "failed"
@@ -364,11 +366,11 @@ def test_a_dead_run_does_not_bar_the_next(tmp_path: Path, undisturbed: dict[str,
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("actors", [0, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupted_job_ends_in_order_and_goes_on_later(
     tmp_path: Path,
     undisturbed: dict[str, bytes],
-    actors: int,
+    workers: int,
     number: signal.Signals,
 ) -> None:
     """Ctrl-C and a batch system's SIGTERM: what is at work is finished, nothing else begun."""
@@ -379,10 +381,10 @@ def test_an_interrupted_job_ends_in_order_and_goes_on_later(
             os.kill(os.getpid(), number)
 
     with pytest.raises(KeyboardInterrupt):
-        do(job, actors=actors, on_tick=interrupt)
+        do(job, workers=workers, on_tick=interrupt)
     run = last_run(Storage(job.output))
     assert run is not None
     assert run.state == "stopped"
     assert 1 <= run.partitions["done"] < 8
-    do(job, actors=actors)
+    do(job, workers=workers)
     assert contents(tmp_path / "out") == undisturbed

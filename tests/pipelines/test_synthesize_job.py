@@ -83,8 +83,8 @@ def test_every_record_is_spoken_in_the_published_form(corpus: Path) -> None:
 
 
 def test_a_cluster_makes_the_same_bytes(corpus: Path, ray_address: str, tmp_path: Path) -> None:
-    """However many actors there are, and whatever each of them has spoken before."""
-    ray = [f"run.ray.address={ray_address}", "run.ray.actors=2"]
+    """However many workers there are, and whatever each of them has spoken before."""
+    ray = [f"run.ray.address={ray_address}", "run.ray.workers=2"]
     do(recipe(tmp_path / "out", *ray), local=False)
     assert contents(tmp_path / "out") == contents(corpus)
 

@@ -79,7 +79,7 @@ def test_a_cluster_makes_the_same_bytes(
     corpus: Path, source: str, ray_address: str, tmp_path: Path
 ) -> None:
     """The command is the same on a laptop and on a cluster, and so is the corpus."""
-    ray = {"address": ray_address, "actors": 2}
+    ray = {"address": ray_address, "workers": 2}
     do(recipe(source, str(tmp_path / "out"), run={"ray": ray}), local=False)
     assert contents(tmp_path / "out") == contents(corpus)
 
@@ -158,9 +158,9 @@ def test_mended_media_are_taken_in_without_encoding_the_rest_again(tmp_path: Pat
 def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(
     source: str, tmp_path: Path
 ) -> None:
-    """Only what decides the bytes counts: the number of actors may change."""
+    """Only what decides the bytes counts: the number of workers may change."""
     do(recipe(source, str(tmp_path)))
-    claim_output(recipe(source, str(tmp_path), run={"ray": {"actors": 7}}))
+    claim_output(recipe(source, str(tmp_path), run={"ray": {"workers": 7}}))
     with pytest.raises(JobError, match=r"-  question: 256\n.*\+  question: 512"):
         claim_output(recipe(source, str(tmp_path), pictures={"question": 512}))
 

@@ -44,7 +44,7 @@ sys.path.insert(0, {support!r})
 from jobs import NumberJob
 from omni_diffusion.pipelines.engine import run_job
 from omni_diffusion.pipelines.run_recipe import RayRecipe, RunRecipe
-ray = RayRecipe(address={address!r}, actors={actors}, cpus_per_actor=0.5)
+ray = RayRecipe(address={address!r}, workers={workers}, cpus_per_worker=0.5)
 run_job(NumberJob(**{job!r}), RunRecipe(ray=ray, tries=1000), "digest")
 """
 
@@ -72,7 +72,7 @@ class Chaos:
         kills: how many.
         seed: decides victims and moments.
         say: called with a line for every event.
-        actors: of the job.
+        workers: of the job.
     """
 
     cluster: Any
@@ -80,7 +80,7 @@ class Chaos:
     kills: int
     seed: int
     say: Callable[[str], None]
-    actors: int = 3
+    workers: int = 3
     killed: Counter[str] = field(default_factory=Counter)
     drivers: int = 0
 
@@ -186,7 +186,7 @@ class Chaos:
         code = DRIVER.format(
             support=str(SUPPORT),
             address=self.cluster.address,
-            actors=self.actors,
+            workers=self.workers,
             job=self.job("out", str(self.notes)),
         )
         with self._log().open("wb") as log:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from corpora import FINGERPRINTS, make_sample
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.record import Record
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.corpus.sample import Sample
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import StorageError, WeightsError
-from omni_diffusion.pipelines.sources.partition import Item, Partition
+from omni_diffusion.pipelines.sources.partition import Partition
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class NumberSource:
             spec = {"first": number * self.job.rows}
             yield Partition(number=number, name=f"part {number}", spec=spec, rows=self.job.rows)
 
-    def read(self, partition: Partition) -> Iterator[Item | Reject]:
+    def read(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         number = partition.number
         self._trouble(number)
         self._note("begun", number)
@@ -83,7 +84,7 @@ class NumberSource:
                 yield Reject(key=key, stage="read", reason="a seventh", detail=key)
                 continue
             message = {"role": "user", "content": str(row)}
-            yield Item(key=key, record=Record.from_dict({"messages": [message]}, key))
+            yield MediaRecord(key=key, record=Record.from_dict({"messages": [message]}, key))
 
     def _trouble(self, number: int) -> None:
         job = self.job
@@ -108,7 +109,7 @@ class NumberWorker:
     def fingerprints(self) -> Mapping[str, str]:
         return FINGERPRINTS | ({"image": self._job.fingerprint} if self._job.fingerprint else {})
 
-    def samples(self, items: Iterator[Item | Reject]) -> Iterator[Sample | Reject]:
+    def samples(self, items: Iterator[MediaRecord | Reject]) -> Iterator[Sample | Reject]:
         for item in items:
             if isinstance(item, Reject):
                 yield item

@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.record import check_key
 from omni_diffusion.corpus.rejects import Reject, encode_rejects
 from omni_diffusion.pipelines.sources import SourceRecipe, open_source
-from omni_diffusion.pipelines.sources.partition import Item, Partition, Source
+from omni_diffusion.pipelines.sources.partition import Partition, Source
 from omni_diffusion.recipe import Recipe, load_recipe
 
-Outcome = Item | Reject
+Outcome = MediaRecord | Reject
 
 
 class SourceFile(Recipe):
@@ -57,7 +58,7 @@ def read_all(source: Source) -> list[Outcome]:
         check_key(key)
     encode_rejects([outcome for outcome in found if isinstance(outcome, Reject)])
     for outcome in found:
-        if isinstance(outcome, Item):
+        if isinstance(outcome, MediaRecord):
             outcome.record.validate(outcome.key)
             assert len(outcome.images) == len(outcome.record.images)
             assert len(outcome.audios) == len(outcome.record.audios)
@@ -73,12 +74,12 @@ def replaced(partition: Partition, **changes: Any) -> Partition:
 
 def told(outcomes: Sequence[Outcome]) -> list[str]:
     """Each outcome in one word: `item`, or the reason of the reject."""
-    return ["item" if isinstance(o, Item) else o.reason for o in outcomes]
+    return ["item" if isinstance(o, MediaRecord) else o.reason for o in outcomes]
 
 
 def texts(outcome: Outcome) -> list[str]:
     """Role and content of each message of an item."""
-    assert isinstance(outcome, Item), outcome
+    assert isinstance(outcome, MediaRecord), outcome
     return [f"{m.role}: {m.content}" for m in outcome.record.messages]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from omni_diffusion.cli.generation_options import StudioOptions, with_studio
+from omni_diffusion.cli.generation_options import StudioOptions, Task, with_studio
 from omni_diffusion.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def command(
         None, help="Numbers of steps to compare, e.g. 256,50,10; else the recipe's."
     ),
     limit: int | None = typer.Option(None, min=1, help="Only the first N items."),
-    task: str | None = typer.Option(None, help="Of suite corpus: only this task."),
+    task: Task | None = typer.Option(None, help="Of suite corpus: only this task."),
     keys: Path | None = typer.Option(None, help="Of suite corpus: only these keys, one a line."),
     held_out: Path | None = typer.Option(
         None, help="Of suite corpus: only the evaluation stream of this training recipe."
@@ -168,7 +168,7 @@ def _suite(
 def _on_corpus(
     studio: Studio,
     data: Path,
-    task: str | None,
+    task: Task | None,
     wanted: Sequence[str] | None,
     limit: int | None,
     batch: int,

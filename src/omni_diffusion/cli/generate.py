@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
-from omni_diffusion.cli.generation_options import StudioOptions, with_studio
+from omni_diffusion.cli.generation_options import StudioOptions, Task, with_studio
 from omni_diffusion.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 @with_studio
 def command(
     said: StudioOptions,
-    task: str | None = typer.Option(
-        None, help="t2i, s2i, tts, asr, caption, vqa, svqa, sqa or chat."
-    ),
+    task: Task | None = typer.Option(None, help="Of what kind; --requests may leave it to lines."),
     text: str = typer.Option("", "--text", "-t", help="Description, sentence or question."),
     text_file: Path | None = typer.Option(None, help="The same, out of a file."),
     image: Path | None = typer.Option(None, "--image", "-i", help="A picture."),
@@ -60,7 +58,7 @@ def command(
             raise RequestError("--requests holds all there is to ask: leave the other inputs out")
         asks = list(read_asks(requests, task, seed))
     elif task is None:
-        raise RequestError("no --task: one of t2i, s2i, tts, asr, caption, vqa, svqa, sqa, chat")
+        raise RequestError(f"no --task: one of {', '.join(get_args(Task))}")
     else:
         content = text or _read(text_file)
         single = Ask(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -16,6 +16,9 @@ from omni_diffusion.cli import recipe_options
 if TYPE_CHECKING:
     from omni_diffusion.generation.generation_recipe import GenerationRecipe
     from omni_diffusion.generation.studio import Studio
+
+#: Named here so that `--help` need not load torch; a test holds it to the recipe's tasks.
+Task = Literal["t2i", "s2i", "tts", "asr", "caption", "vqa", "svqa", "sqa", "chat"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,9 @@ class StudioOptions:
     )
     overrides: list[str] = recipe_options.overrides("t2i.sampler.steps=50")
     recipe: Path | None = typer.Option(None, help="A generation recipe (YAML).")
-    preset: str | None = typer.Option(None, help="default, paper or published-code.")
+    preset: Literal["default", "paper", "published-code"] | None = typer.Option(
+        None, help="Lengths and samplers: ours, the paper's, or those of the released code."
+    )
     text_tokenizer: str | None = typer.Option(
         None, help="Text tokenizer; else the checkpoint's own."
     )

@@ -56,7 +56,7 @@ def planned(what: str) -> Callable[[int], None]:
 
 def now(run: Run) -> str:
     """The state of a run in a few words."""
-    ready, wanted = run.actors.get("ready", 0), run.actors.get("wanted", 0)
+    ready, wanted = run.workers.get("ready", 0), run.workers.get("wanted", 0)
     if not ready and run.state == "running":
         return f"waiting for {wanted} workers"
     parts = [f"{run.rows + run.rejects} records"]

@@ -57,7 +57,7 @@ def command(
         if world.first:
             _print(outcome, run, as_json)
     if outcome.model is None:
-        raise typer.Exit(130 if outcome.signal == "SIGINT" else 143)
+        raise typer.Exit(130)
 
 
 def _sampler(recipe: TrainRecipe, run: Path, first: bool) -> OnSample:

@@ -45,11 +45,11 @@ _RIFF = {"image": (b"WEBP", "webp"), "audio": (b"WAVE", "wav")}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MediaRecord:
-    """One record of a media corpus.
+    """One record with its media, still encoded: of a source, or of a media corpus.
 
     Attributes:
-        key: unique in its corpus, see `record.check_key`.
-        record: the conversation.
+        key: unique where it comes from, see `record.check_key`.
+        record: the conversation; `record.images` and `record.audios` name the media.
         images: the bytes of each picture's file, in the order of `record.images`.
         audios: the bytes of each sound's file, in the order of `record.audios`.
     """

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from omni_diffusion.corpus.corpus import Corpus
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.record import AUDIO, IMAGE
 from omni_diffusion.pipelines.sources import open_source
-from omni_diffusion.pipelines.sources.partition import Item, Source
+from omni_diffusion.pipelines.sources.partition import Source
 from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
 from omni_diffusion.recipe import load_recipe
 from omni_diffusion.tokenize.prompts import TASKS as PROMPTS
@@ -115,10 +116,10 @@ def _held_out_keys(training: str) -> dict[str, set[str]]:
 def _choose(media: Source, corpus: str, kept: set[str], have: set[str]) -> list[Example]:
     """`_EACH` of the tasks that no corpus before this one had, or as many as there are."""
     lesson = set(Corpus(corpus).index.column("key").to_pylist())
-    items: dict[tuple[str, bool], list[Item]] = {}
+    items: dict[tuple[str, bool], list[MediaRecord]] = {}
     for partition in media.partitions():
         for item in media.read(partition):
-            if isinstance(item, Item) and item.key in lesson and _can_be_shown(item):
+            if isinstance(item, MediaRecord) and item.key in lesson and _can_be_shown(item):
                 items.setdefault((item.record.task, item.key in kept), []).append(item)
     return [
         _written(item, corpus, held_out)
@@ -128,13 +129,13 @@ def _choose(media: Source, corpus: str, kept: set[str], have: set[str]) -> list[
     ]
 
 
-def _can_be_shown(item: Item) -> bool:
+def _can_be_shown(item: MediaRecord) -> bool:
     """Whether it is one question and one answer, of a task that the page has."""
     roles = [message.role for message in item.record.messages if message.role != "system"]
     return item.record.task in TASKS and roles == ["user", "assistant"]
 
 
-def _written(item: Item, corpus: str, held_out: bool) -> Example:
+def _written(item: MediaRecord, corpus: str, held_out: bool) -> Example:
     record = item.record
     asked, answered = record.messages[-2].content, record.messages[-1].content
     given: dict[str, str] = {}

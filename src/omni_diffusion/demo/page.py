@@ -17,10 +17,10 @@ from PIL import Image
 from omni_diffusion import __version__
 from omni_diffusion.audit.report.encoding import picture_uri
 from omni_diffusion.corpus.corpus import Corpus
-from omni_diffusion.corpus.sample import STREAMS, Sample
+from omni_diffusion.corpus.sample import STREAMS
 from omni_diffusion.demo.examples import Example, read_examples
 from omni_diffusion.demo.steps import DATA, GENERATION, TRAINING, Done, read_log
-from omni_diffusion.tokenize.codes import span_codes
+from omni_diffusion.tokenize.codes import Codes, span_codes
 from omni_diffusion.tokenize.media import MediaTokenizers
 
 PAGE = "index.html"
@@ -150,21 +150,22 @@ def _data_uri(path: Path) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _span(sample: Sample, prefix: str) -> int:
-    """The first span whose stream's name begins so."""
-    return next(
-        i for i, span in enumerate(sample.spans) if STREAMS[span["stream"]].name.startswith(prefix)
-    )
+def _codes_of(folder: Path, example: Example, stream: str) -> Codes:
+    """The codes of an example's first span whose stream's name begins so."""
+    corpus = Corpus(folder / example.corpus)
+    sample = corpus.get(example.key)
+    spans = (STREAMS[span["stream"]].name for span in sample.spans)
+    number = next(i for i, name in enumerate(spans) if name.startswith(stream))
+    codes = span_codes(sample, number, corpus.manifest.fingerprints)
+    assert codes is not None
+    return codes
 
 
 def _tokens(folder: Path, examples: list[Example]) -> Tokens | None:
     example = next((e for e in examples if e.task == "t2i"), None)
     if example is None:
         return None
-    corpus = Corpus(folder / example.corpus)
-    sample = corpus.get(example.key)
-    codes = span_codes(sample, _span(sample, "image"), corpus.manifest.fingerprints)
-    assert codes is not None
+    codes = _codes_of(folder, example, "image")
     grid = codes.codes.numpy().reshape(codes.grid)
     return Tokens(
         caption=example.text,
@@ -179,10 +180,7 @@ def _heard(folder: Path, examples: list[Example]) -> Heard | None:
     example = next((e for e in examples if e.task == "asr"), None)
     if example is None:
         return None
-    corpus = Corpus(folder / example.corpus)
-    sample = corpus.get(example.key)
-    codes = span_codes(sample, _span(sample, "speech"), corpus.manifest.fingerprints)
-    assert codes is not None
+    codes = _codes_of(folder, example, "speech")
     samples, rate = MediaTokenizers.demo().sound(codes)
     return Heard(
         text=example.answer,

@@ -25,7 +25,6 @@ from omni_diffusion.corpus.record import Record
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.pipelines import demo_records
 from omni_diffusion.pipelines.demo_speaker import SAMPLE_RATE_HZ, VOICES, speak
-from omni_diffusion.pipelines.sources.partition import Item
 from omni_diffusion.tokenize.prompts import task_messages
 
 PACKAGES = (*demo_records.PACKAGES, "py_nanotts")
@@ -42,7 +41,7 @@ class _Tar:
 
     name: str
     count: int
-    make: Callable[[], Iterator[Item]]
+    make: Callable[[], Iterator[MediaRecord]]
 
 
 def prepare_demo_media(
@@ -91,20 +90,19 @@ def prepare_demo_media(
             on_progress(done, total)
 
 
-def _archives(name: str, count: int, make: Callable[[range], Iterator[Item]]) -> Iterator[_Tar]:
+def _archives(
+    name: str, count: int, make: Callable[[range], Iterator[MediaRecord]]
+) -> Iterator[_Tar]:
     for number, start in enumerate(range(0, count, _PER_TAR)):
         part = range(start, min(start + _PER_TAR, count))
         yield _Tar(f"{name}-{number:05d}.tar", len(part), partial(make, part))
 
 
-def _tar_bytes(items: Iterator[Item]) -> bytes:
-    entries = (
-        MediaRecord(key=i.key, record=i.record, images=i.images, audios=i.audios) for i in items
-    )
-    return b"".join([*map(encode_media, entries), tar.END])
+def _tar_bytes(items: Iterator[MediaRecord]) -> bytes:
+    return b"".join([*map(encode_media, items), tar.END])
 
 
-def _clips(part: range) -> Iterator[Item]:
+def _clips(part: range) -> Iterator[MediaRecord]:
     spoken = [_sentence(i) for i in part]
     for i, (voice, text), sound in zip(part, spoken, speak(spoken), strict=True):
         task = ("asr", "tts")[i // len(VOICES) % 2]
@@ -123,7 +121,7 @@ def _clips(part: range) -> Iterator[Item]:
             "quality": {"duration_s": len(sound) / 2 / SAMPLE_RATE_HZ},
         }
         key = f"clip-{i:05d}"
-        yield Item(key=key, record=Record.from_dict(record, key), audios=(_flac(sound),))
+        yield MediaRecord(key=key, record=Record.from_dict(record, key), audios=(_flac(sound),))
 
 
 def _sentence(number: int) -> tuple[str, str]:

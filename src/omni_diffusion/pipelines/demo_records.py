@@ -19,9 +19,9 @@ from typing import Any
 
 from PIL import Image
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.record import Record
 from omni_diffusion.errors import SourceError
-from omni_diffusion.pipelines.sources.partition import Item
 from omni_diffusion.tokenize.prompts import task_messages
 
 EXTRA = "demo-tokenizers"
@@ -64,7 +64,7 @@ def check_counts(drawings: int, questions: int) -> None:
         raise SourceError(f"there are {there} pictures with questions, not {questions}")
 
 
-def drawings(part: range, tasks: Sequence[str]) -> Iterator[Item]:
+def drawings(part: range, tasks: Sequence[str]) -> Iterator[MediaRecord]:
     """Drawings of some numbers, a record for each task (`caption`, `t2i`).
 
     Raises:
@@ -94,7 +94,7 @@ def drawings(part: range, tasks: Sequence[str]) -> Iterator[Item]:
 
 def questions(
     part: range, *, conversations: bool = False, from_end: bool = False
-) -> Iterator[Item]:
+) -> Iterator[MediaRecord]:
     """Pictures of some numbers with a question each, or two for every fifth of them.
 
     Args:
@@ -182,8 +182,8 @@ def worded(pattern: str, name: str) -> str:
     return pattern.format(thing=thing, Thing=thing.capitalize())
 
 
-def _item(key: str, record: dict[str, Any], picture: bytes) -> Item:
-    return Item(key=key, record=Record.from_dict(record, key), images=(picture,))
+def _item(key: str, record: dict[str, Any], picture: bytes) -> MediaRecord:
+    return MediaRecord(key=key, record=Record.from_dict(record, key), images=(picture,))
 
 
 def _render(code: str) -> bytes:

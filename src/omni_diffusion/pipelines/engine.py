@@ -212,7 +212,7 @@ class _Driver:
                 elif self._drained(drained_at):
                     raise KeyboardInterrupt
                 self._take(pool, pool.wait(self._pause(), self._deadline_s()))
-                self.file.tick(pool.wanted, pool.actors, pool.at_work())
+                self.file.tick(pool.wanted, pool.workers, pool.at_work())
                 for watcher in self.watchers:
                     watcher(self.run)
                 if self.stop:

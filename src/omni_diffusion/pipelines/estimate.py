@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.pipelines.ledger import read_ledger
 from omni_diffusion.pipelines.plan import make_plan, read_plan
 from omni_diffusion.pipelines.pool import Job
 from omni_diffusion.pipelines.shard_work import Worker
-from omni_diffusion.pipelines.sources.partition import Item, Partition
+from omni_diffusion.pipelines.sources.partition import Partition
 
 _PLACES = 4
 _PROBE_RECORDS = 8
@@ -119,10 +120,10 @@ class _Probe:
         self.began = time.monotonic()
         self.seconds = 0.0
 
-    def counted(self, items: Iterable[Item | Reject]) -> Iterator[Item | Reject]:
+    def counted(self, items: Iterable[MediaRecord | Reject]) -> Iterator[MediaRecord | Reject]:
         """The first items; the bytes of their media and texts are counted."""
         for item in islice(items, _PROBE_RECORDS):
-            if isinstance(item, Item):
+            if isinstance(item, MediaRecord):
                 texts = sum(len(message.content) for message in item.record.messages)
                 media = sum(len(data) + _MEMBER for data in (*item.images, *item.audios))
                 self.read_bytes += texts + _MEMBER + media

@@ -1,4 +1,4 @@
-"""Who does the work: actors on Ray, or this very process.
+"""Who does the work: workers on Ray, or this very process.
 
 A pool takes partitions and tells what became of them, as events. It knows nothing of attempts,
 budgets or progress: that is the engine's.
@@ -117,7 +117,7 @@ class Pool(Protocol):
         ...
 
     @property
-    def actors(self) -> int:
+    def workers(self) -> int:
         """Workers that have loaded their models."""
         ...
 
@@ -188,7 +188,7 @@ class LocalPool:
     wanted: int = 1
 
     @property
-    def actors(self) -> int:
+    def workers(self) -> int:
         """See `Pool`."""
         return int(self._hands is not None)
 

@@ -18,8 +18,8 @@ class RunMetrics:
         self._tags = {"job": run.job, "run": run.run}
         self._partitions = _gauge("partitions", "Partitions by state.", "state")
         self._records = _gauge("records", "Records of this run by result.", "result")
-        self._actors = _gauge("actors", "Actors by state.", "state")
-        self._busy = _gauge("busy_share", "Share of the ready actors' time in partitions.")
+        self._workers = _gauge("workers", "Workers by state.", "state")
+        self._busy = _gauge("busy_share", "Share of the ready workers' time in partitions.")
         self._rate = _gauge("records_per_second", "Records a second since the first was ready.")
 
     def show(self, run: Run) -> None:
@@ -28,8 +28,8 @@ class RunMetrics:
             self._partitions.set(count, {**self._tags, "state": state})
         for result, count in (("sample", run.rows), ("reject", run.rejects)):
             self._records.set(count, {**self._tags, "result": result})
-        for state, count in run.actors.items():
-            self._actors.set(count, {**self._tags, "state": state})
+        for state, count in run.workers.items():
+            self._workers.set(count, {**self._tags, "state": state})
         self._busy.set(run.busy_share, self._tags)
         self._rate.set(run.records_per_s, self._tags)
 

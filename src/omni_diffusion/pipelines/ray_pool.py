@@ -1,8 +1,8 @@
 """A pool of Ray actors.
 
 Ray's own restarts and retries stay off: what died, what hangs and what is tried again is decided
-in one place, the engine. Two partitions are in flight an actor, so that none waits for the driver;
-near the end only one, so that the last ones are spread over all actors.
+in one place, the engine. Two partitions are in flight a worker, so that none waits for the driver;
+near the end only one, so that the last ones are spread over all workers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from omni_diffusion.pipelines.run_recipe import RayRecipe
 from omni_diffusion.pipelines.sources.partition import Partition
 
 IN_FLIGHT = 2
-"""Partitions an actor: one at work, one waiting behind it."""
+"""Partitions a worker: one at work, one waiting behind it."""
 
 _REACH_S = 10.0
 
@@ -69,28 +69,28 @@ class RayPool:
 
     Args:
         job: what they work on.
-        recipe: address and number of actors, their share of CPUs and GPUs.
+        recipe: address and number of workers, their share of CPUs and GPUs.
         retrying: only rejected records are tried again.
 
     Raises:
-        JobError: there is no cluster at the address, or it is too small for one actor.
+        JobError: there is no cluster at the address, or it is too small for one worker.
     """
 
     def __init__(self, job: Job, recipe: RayRecipe, *, retrying: bool = False) -> None:
         self._job, self._recipe, self._retrying = job, recipe, retrying
         self._connected_here = connect(recipe.address)
         self._class = ray.remote(_Actor).options(
-            num_cpus=recipe.cpus_per_actor,
-            num_gpus=recipe.gpus_per_actor,
+            num_cpus=recipe.cpus_per_worker,
+            num_gpus=recipe.gpus_per_worker,
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
         )
-        self.wanted = recipe.actors or _actors_that_fit(recipe)
+        self.wanted = recipe.workers or _workers_that_fit(recipe)
         self._slots = [self._new_slot() for _ in range(self.wanted)]
 
     @property
-    def actors(self) -> int:
+    def workers(self) -> int:
         """See `Pool`."""
         return sum(slot.setup is None for slot in self._slots)
 
@@ -248,16 +248,16 @@ def _check_reachable(address: str | None) -> None:
             raise ConnectionError(f"nothing answers at {place} ({error})") from None
 
 
-def _actors_that_fit(recipe: RayRecipe) -> int:
-    """As many actors as the cluster holds at present."""
+def _workers_that_fit(recipe: RayRecipe) -> int:
+    """As many workers as the cluster holds at present."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    shares = {"CPU": recipe.cpus_per_actor, "GPU": recipe.gpus_per_actor}
+    shares = {"CPU": recipe.cpus_per_worker, "GPU": recipe.gpus_per_worker}
     fit = [int(resources.get(name, 0) / share) for name, share in shares.items() if share]
     if not (count := min(fit, default=1)):
         raise JobError(
             f"the cluster has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} "
-            f"GPUs, one actor asks for {shares['CPU']:g} and {shares['GPU']:g}; where it grows on "
-            "demand, say how many actors it shall have (run.ray.actors)"
+            f"GPUs, one worker asks for {shares['CPU']:g} and {shares['GPU']:g}; where it grows on "
+            "demand, say how many workers it shall have (run.ray.workers)"
         )
     return count
 

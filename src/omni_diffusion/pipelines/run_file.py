@@ -55,14 +55,14 @@ class Run:
         given_up: number, name and last error of each partition that failed too often.
         failures: attempts that did not succeed, by the type of their error.
         stragglers: partitions at work for more than `SLOW` times the median.
-        actors: `wanted` and `ready`.
-        busy_s: seconds of actors that went into partitions, those at work included.
-        actor_s: seconds that actors were ready.
+        workers: `wanted` and `ready`.
+        busy_s: seconds of workers that went into partitions, those at work included.
+        worker_s: seconds that workers were ready.
         busy_share: the one divided by the other.
-        records_per_s: of this run, since the first actor was ready.
+        records_per_s: of this run, since the first worker was ready.
         eta_s: seconds to the end at that rate, or None.
         scan_s: to find out what is done already.
-        ramp_s: from the start until all wanted actors were at work, or None.
+        ramp_s: from the start until all wanted workers were at work, or None.
         unwritten: how often this file could not be written in time.
         message: why it ended, in words.
     """
@@ -85,9 +85,9 @@ class Run:
     given_up: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
     stragglers: list[dict[str, Any]] = field(default_factory=list)
-    actors: dict[str, int] = field(default_factory=dict)
+    workers: dict[str, int] = field(default_factory=dict)
     busy_s: float = 0.0
-    actor_s: float = 0.0
+    worker_s: float = 0.0
     busy_share: float = 0.0
     records_per_s: float = 0.0
     eta_s: float | None = None
@@ -135,10 +135,10 @@ class RunFile:
             self._recent = [*self._recent[-_RECENT:], outcome.busy_s]
 
     def tick(self, wanted: int, ready: int, at_work: Sequence[AtWork]) -> None:
-        """Bring rates, actors and stragglers up to date; write the file if it is time."""
+        """Bring rates, workers and stragglers up to date; write the file if it is time."""
         run, now = self.run, time.monotonic()
-        run.actors = {"wanted": wanted, "ready": ready}
-        run.actor_s = round(run.actor_s + ready * (now - self._ticked), 3)
+        run.workers = {"wanted": wanted, "ready": ready}
+        run.worker_s = round(run.worker_s + ready * (now - self._ticked), 3)
         self._ticked = now
         if ready and self._working_since is None:
             self._working_since = now
@@ -146,15 +146,15 @@ class RunFile:
             run.ramp_s = round(now - self._born, 3)
         working = now - (self._working_since or now)
         run.busy_s = round(self._committed_s + sum(work.seconds for work in at_work), 3)
-        if run.actor_s:
-            run.busy_share = round(min(1.0, run.busy_s / run.actor_s), 4)
+        if run.worker_s:
+            run.busy_share = round(min(1.0, run.busy_s / run.worker_s), 4)
         records = run.rows + run.rejects
         if records and working:
             run.records_per_s = round(records / working, 3)
         run.eta_s = self._eta(working)
         median = self.median_s() if len(self._recent) >= _MEDIAN_OF else None
         run.stragglers = [
-            {"partition": work.number, "seconds": round(work.seconds, 1), "actor": work.where}
+            {"partition": work.number, "seconds": round(work.seconds, 1), "worker": work.where}
             for work in at_work
             if median and work.seconds > SLOW * median
         ]

@@ -12,11 +12,11 @@ class RayRecipe(Recipe):
 
     address: str | None = None
     #: None starts a Ray of its own on this machine; `auto` joins the running one; or `ray://...`.
-    actors: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1)
     #: Worker processes; None takes as many as the cluster's present resources hold.
-    cpus_per_actor: float = Field(default=1, gt=0)
-    gpus_per_actor: float = Field(default=0, ge=0)
-    #: A share of a GPU is allowed: two actors with 0.5 share one.
+    cpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    #: A share of a GPU is allowed: two workers with 0.5 share one.
 
 
 class RunRecipe(Recipe):

@@ -1,6 +1,6 @@
 """What a worker does with one partition: read, turn into samples, commit one shard.
 
-Plain functions without Ray: the engine calls them in an actor or, with `--local`, in its own
+Plain functions without Ray: the engine calls them in a worker or, with `--local`, in its own
 process, and the bytes are the same.
 """
 
@@ -18,7 +18,7 @@ from omni_diffusion.corpus.shard import ShardReader, ShardWriter
 from omni_diffusion.corpus.sidecar import read_sidecar, sidecar_name, tar_name
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import JobError, RecordError, SourceError
-from omni_diffusion.pipelines.sources.partition import Item, Partition, Source
+from omni_diffusion.pipelines.sources.partition import Partition, Source
 
 Result = Sample | MediaRecord | Reject
 """What becomes of a record: tokens, sounds, or nothing."""
@@ -32,7 +32,7 @@ class Worker(Protocol):
         """What makes tokens or sounds: written into every sidecar, the same in every worker."""
         ...
 
-    def samples(self, items: Iterator[Item | Reject]) -> Iterator[Result]:
+    def samples(self, items: Iterator[MediaRecord | Reject]) -> Iterator[Result]:
         """One sample or reject for each item or reject, in the same order.
 
         Raises:
@@ -125,7 +125,7 @@ def retry_rejects(
     kept = _samples_of(storage, partition.number)
     keys: list[str] = []
 
-    def untried() -> Iterator[Item | Reject]:
+    def untried() -> Iterator[MediaRecord | Reject]:
         for item in source.read(partition):
             keys.append(item.key)
             if item.key not in kept:

@@ -11,7 +11,6 @@ from omni_diffusion.corpus.media_record import MEDIA, MEDIA_VERSION, MediaRecord
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.pipelines.read_ahead import read_ahead
-from omni_diffusion.pipelines.sources.partition import Item
 from omni_diffusion.pipelines.spoken_report import VOICES
 from omni_diffusion.pipelines.synthesize_recipe import SynthesizeRecipe
 from omni_diffusion.sdvi.engines import open_engine
@@ -66,11 +65,11 @@ class SynthesizeWorker:
         """See `shard_work.Worker`."""
         return self._fingerprints
 
-    def samples(self, items: Iterator[Item | Reject]) -> Iterator[MediaRecord | Reject]:
+    def samples(self, items: Iterator[MediaRecord | Reject]) -> Iterator[MediaRecord | Reject]:
         """See `shard_work.Worker`."""
         batches = (self._checked(batch) for batch in self._batches(items))
         for batch in read_ahead(batches, READ_AHEAD):
-            written = [(o.key, o.record) for o in batch if isinstance(o, Item)]
+            written = [(o.key, o.record) for o in batch if isinstance(o, MediaRecord)]
             made = iter(self._producer.produce(written))
             for outcome in batch:
                 yield outcome if isinstance(outcome, Reject) else _with_media(outcome, next(made))
@@ -79,16 +78,18 @@ class SynthesizeWorker:
         """See `shard_work.Worker`."""
         self.cache.commit()
 
-    def _batches(self, items: Iterator[Item | Reject]) -> Iterator[list[Item | Reject]]:
+    def _batches(
+        self, items: Iterator[MediaRecord | Reject]
+    ) -> Iterator[list[MediaRecord | Reject]]:
         while batch := list(islice(items, self._batch)):
             yield batch
 
-    def _checked(self, batch: Sequence[Item | Reject]) -> list[Item | Reject]:
+    def _checked(self, batch: Sequence[MediaRecord | Reject]) -> list[MediaRecord | Reject]:
         """A record whose picture no tokenizer could read is refused before anybody speaks."""
         return [outcome if isinstance(outcome, Reject) else _seen(outcome) for outcome in batch]
 
 
-def _seen(item: Item) -> Item | Reject:
+def _seen(item: MediaRecord) -> MediaRecord | Reject:
     for name, data in zip(item.record.images, item.images, strict=True):
         if fault := picture_fault(data):
             detail = f"{name}: {fault.detail}"
@@ -96,7 +97,7 @@ def _seen(item: Item) -> Item | Reject:
     return item
 
 
-def _with_media(item: Item, made: Made | Reject) -> MediaRecord | Reject:
+def _with_media(item: MediaRecord, made: Made | Reject) -> MediaRecord | Reject:
     if isinstance(made, Reject):
         return made
     assert made.key == item.key

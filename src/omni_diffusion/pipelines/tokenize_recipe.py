@@ -21,7 +21,7 @@ class TokenizersRecipe(Recipe):
     #: Of the user's speech, e.g. `FunAudioLLM/SenseVoiceSmall`. Without it, the user's speech
     #: becomes codes like the assistant's.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    #: `auto` takes the GPU where the actor has one.
+    #: `auto` takes the GPU where the worker has one.
 
 
 class PicturesRecipe(Recipe):

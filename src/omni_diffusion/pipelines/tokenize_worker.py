@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.corpus.sample import SPAN, STREAMS, Sample, build_sample
 from omni_diffusion.errors import CodeRangeError, MediaError, RecordError, TextError
 from omni_diffusion.pipelines.coder import Coder, Codes, File, Pending
 from omni_diffusion.pipelines.media_cache import MediaCache
 from omni_diffusion.pipelines.read_ahead import read_ahead
-from omni_diffusion.pipelines.sources.partition import Item
 from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
 from omni_diffusion.tokenize.chat import Modality, Piece, content_pieces, tokenize_pieces
 from omni_diffusion.tokenize.image.preprocess import load_picture, to_pixels
@@ -44,7 +44,7 @@ _UNUSABLE = (RecordError, MediaError, TextError, CodeRangeError)
 class _Draft:
     """A record on its way, cut into pieces."""
 
-    item: Item
+    item: MediaRecord
     pieces: list[Piece]
 
 
@@ -60,7 +60,7 @@ class TokenizeWorker:
 
     def __init__(self, recipe: TokenizeRecipe) -> None:
         # One thread count everywhere: sums in another order could move a code.
-        torch.set_num_threads(max(1, int(recipe.run.ray.cpus_per_actor)))
+        torch.set_num_threads(max(1, int(recipe.run.ray.cpus_per_worker)))
         names, device = recipe.tokenizers, _device(recipe.tokenizers.device)
         self._recipe = recipe
         self._text = TextTokenizer.from_pretrained(names.text)
@@ -87,7 +87,7 @@ class TokenizeWorker:
         """See `shard_work.Worker`."""
         return self._fingerprints
 
-    def samples(self, items: Iterator[Item | Reject]) -> Iterator[Sample | Reject]:
+    def samples(self, items: Iterator[MediaRecord | Reject]) -> Iterator[Sample | Reject]:
         """See `shard_work.Worker`."""
         count = self._recipe.decode_threads
         with ThreadPoolExecutor(count) as threads:
@@ -116,12 +116,14 @@ class TokenizeWorker:
         namespace = f"{fingerprint}-{pixels}" if pixels else fingerprint
         return MediaCache(self._recipe.cache, namespace)
 
-    def _batches(self, items: Iterator[Item | Reject]) -> Iterator[list[Item | Reject]]:
+    def _batches(
+        self, items: Iterator[MediaRecord | Reject]
+    ) -> Iterator[list[MediaRecord | Reject]]:
         while batch := list(islice(items, self._recipe.batch)):
             yield batch
 
     def _prepare(
-        self, batch: Sequence[Item | Reject], threads: ThreadPoolExecutor | None
+        self, batch: Sequence[MediaRecord | Reject], threads: ThreadPoolExecutor | None
     ) -> _Batch:
         """Cut the records into pieces and decode their media."""
         drafts = [self._draft(item) for item in batch]
@@ -134,7 +136,7 @@ class TokenizeWorker:
         pending = {m: self._coders[m].prepare(wanted, threads) for m, wanted in files.items()}
         return _Batch(drafts, pending)
 
-    def _draft(self, item: Item | Reject) -> _Draft | Reject:
+    def _draft(self, item: MediaRecord | Reject) -> _Draft | Reject:
         if isinstance(item, Reject):
             return item
         messages = [{"role": m.role, "content": m.content} for m in item.record.messages]
@@ -207,13 +209,13 @@ def _spans(table: NDArray[np.int32]) -> NDArray[Any]:
     return spans
 
 
-def _file(item: Item, piece: Piece) -> File:
+def _file(item: MediaRecord, piece: Piece) -> File:
     names = item.record.images if piece.modality in _GRID_HEIGHTS else item.record.audios
     files = item.images if piece.modality in _GRID_HEIGHTS else item.audios
     return File(files[piece.media], names[piece.media])
 
 
-def _reject(item: Item, stage: str, error: Exception) -> Reject:
+def _reject(item: MediaRecord, stage: str, error: Exception) -> Reject:
     """A reject whose reason can be counted: the error's first clause, numbers left out."""
     text = str(getattr(error, "reason", error))
     reason = re.sub(r"\d+(\.\d+)?", "N", re.split(r"[:;(]", text)[0]).strip()

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.record import AUDIO, IMAGE
 from omni_diffusion.errors import RecipeError, SourceError, StorageError
 from omni_diffusion.pipelines.sources.cleanup import clean, place_media
 from omni_diffusion.pipelines.sources.forms import FORMS, Task
-from omni_diffusion.pipelines.sources.partition import Item
 from omni_diffusion.pipelines.sources.rows import Refusal
 from omni_diffusion.tokenize.prompts import TASKS, task_messages
 from source_checks import Outcome, read_all, recipe_of, source_of, texts, told, write_jsonl
@@ -63,7 +63,7 @@ def test_every_task_is_asked_as_published_and_answered_from_the_row(media: Path)
         wording = [f"{m['role']}: {m['content']}" for m in task_messages(task, asked.get(task, ""))]
         assert texts(outcome) == [*wording, f"assistant: {answers[task]}"]
         assert outcome.key == f"set-00000-000000-{task}"
-        assert isinstance(outcome, Item)
+        assert isinstance(outcome, MediaRecord)
         assert outcome.record.task == task
         assert set(outcome.images) <= {b"picture"}
         assert set(outcome.audios) <= {b"question"}
@@ -73,7 +73,7 @@ def test_a_spoken_answer_follows_its_text(media: Path) -> None:
     columns = EVERYTHING | {"answer_audio": "reply"}
     (svqa,) = outcomes(media, [ROW], tasks=["svqa"], columns=columns)
     assert texts(svqa)[-1] == "assistant: An apple.\n<|audio|>"
-    assert isinstance(svqa, Item)
+    assert isinstance(svqa, MediaRecord)
     assert svqa.audios == (b"question", b"reply")
     assert svqa.images == (b"picture",)
 
@@ -93,8 +93,8 @@ def test_what_the_recipe_says_of_a_record_is_kept(media: Path) -> None:
     columns |= {"provenance": {"speaker": "n.who"}, "quality": {"dnsmos": "n.mos"}}
     settings = {"tasks": ["asr"], "license": "CC0-1.0", "language": "en"}
     (first, second) = outcomes(media, [row, ROW], columns=columns, **settings)
-    assert isinstance(first, Item)
-    assert isinstance(second, Item)
+    assert isinstance(first, MediaRecord)
+    assert isinstance(second, MediaRecord)
     assert first.record.provenance == {"origin": "7", "speaker": "s1"}
     assert (first.record.language, first.record.license) == ("de", "CC0-1.0")
     assert first.record.quality == {"dnsmos": 3.5}

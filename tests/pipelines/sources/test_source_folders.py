@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.errors import SourceError
-from omni_diffusion.pipelines.sources.partition import Item
 from source_checks import read_all, source_of, texts, told
 
 TABLE = "client_id\tpath\tsentence\tage\tlocale\taccents"
@@ -70,8 +70,8 @@ def test_every_utterance_comes_out_once_in_order(
     source = made(tmp_path / "set", layout, records_per_shard=records_per_shard)
     found = read_all(source)
     assert told(found) == ["item"] * 9
-    strip = [(o.record, o.audios) for o in found if isinstance(o, Item)]
-    assert strip == [(o.record, o.audios) for o in whole if isinstance(o, Item)]
+    strip = [(o.record, o.audios) for o in found if isinstance(o, MediaRecord)]
+    assert strip == [(o.record, o.audios) for o in whole if isinstance(o, MediaRecord)]
     assert len({audios for _, audios in strip}) == 9
     if layout != "librispeech":  # whose chapters stay together
         assert all((p.rows or 0) <= records_per_shard for p in source.partitions())
@@ -80,7 +80,7 @@ def test_every_utterance_comes_out_once_in_order(
 def test_librispeech(tmp_path: Path) -> None:
     first, *_ = read_all(made(tmp_path / "set", "librispeech", clean=["lowercase"]))
     assert texts(first)[-1] == "assistant: go do you hear 0"
-    assert isinstance(first, Item)
+    assert isinstance(first, MediaRecord)
     assert first.audios == (b"103-1240 0",)
     assert first.record.provenance == {"origin": "103-1240-0000", "speaker": "103"}
 
@@ -88,7 +88,7 @@ def test_librispeech(tmp_path: Path) -> None:
 def test_libritts_uses_the_normalized_text(tmp_path: Path) -> None:
     first, *_ = read_all(made(tmp_path / "set", "libritts", tasks=["tts"]))
     assert texts(first)[0] == "user: Convert the text to speech.\nGo 0."
-    assert isinstance(first, Item)
+    assert isinstance(first, MediaRecord)
     assert first.audios == (b"103_1240_000000_000000",)
     assert first.record.provenance == {"origin": "103_1240_000000_000000", "speaker": "103"}
 
@@ -96,7 +96,7 @@ def test_libritts_uses_the_normalized_text(tmp_path: Path) -> None:
 def test_common_voice(tmp_path: Path) -> None:
     first, *_ = read_all(made(tmp_path / "set", "common_voice"))
     assert texts(first)[-1] == 'assistant: He said "0".'
-    assert isinstance(first, Item)
+    assert isinstance(first, MediaRecord)
     assert first.audios == (b"clip 0",)
     expected = {"origin": "common_voice_en_0.mp3", "speaker": "speaker0", "accent": "US"}
     assert first.record.provenance == expected

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.errors import SourceError
-from omni_diffusion.pipelines.sources.partition import Item
 from source_checks import read_all, source_of, texts, told, write_jsonl
 
 ASR: dict[str, Any] = {"kind": "huggingface", "tasks": ["asr"]}
@@ -56,7 +56,7 @@ def test_parquet_is_cut_by_rows_whatever_the_files(published: Path) -> None:
     found = read_all(source)
     expected = [*range(7), *range(5)]
     assert [texts(o)[-1] for o in found] == [f"assistant: text {i}" for i in expected]
-    assert isinstance(found[7], Item)
+    assert isinstance(found[7], MediaRecord)
     assert found[7].record.provenance["origin"] == "b.parquet#0"
     assert [p.rows for p in source.partitions()] == [3, 3, 1, 3, 2]
 
@@ -69,7 +69,7 @@ def test_saved_data_sets_are_streamed_by_file(tmp_path: Path) -> None:
     found = read_all(source)
     assert [texts(o)[-1] for o in found] == [f"assistant: text {i}" for i in range(10)]
     assert len(list(source.partitions())) == 2
-    assert isinstance(found[0], Item)
+    assert isinstance(found[0], MediaRecord)
     assert found[0].audios == (b"not decodable",)
     limited = source_of(tmp_path, name=f"{tmp_path}/saved", limit=7, **ASR)
     assert read_all(limited) == found[:7]

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import SourceError
 from omni_diffusion.pipelines.sources import lines
 from omni_diffusion.pipelines.sources.jsonl import ConversationsSource
 from omni_diffusion.pipelines.sources.lines import cut_lines, read_lines
-from omni_diffusion.pipelines.sources.partition import Item
 from source_checks import Outcome, read_all, source_of, texts, told, write_jsonl
 
 TEXT: dict[str, Any] = {"kind": "jsonl", "tasks": ["text"]}
@@ -60,7 +60,7 @@ def test_lines_of_several_files_come_out_in_order(tmp_path: Path) -> None:
     assert [texts(o) for o in found] == [
         [f"user: {r['q']}", f"assistant: {r['a']}"] for r in rows(12)
     ]
-    assert [o.record.provenance["origin"] for o in found if isinstance(o, Item)][6:8] == [
+    assert [o.record.provenance["origin"] for o in found if isinstance(o, MediaRecord)][6:8] == [
         "a.jsonl#7",
         "b.jsonl#1",
     ]
@@ -169,8 +169,8 @@ def published(folder: Path, *records: object) -> list[Outcome]:
 def test_published_conversations_are_taken_as_they_are(tmp_path: Path) -> None:
     told_itself = PUBLISHED | {"source": "theirs", "language": "zh", "task": "sqa", "mood": "good"}
     first, second = published(tmp_path, PUBLISHED, told_itself)
-    assert isinstance(first, Item)
-    assert isinstance(second, Item)
+    assert isinstance(first, MediaRecord)
+    assert isinstance(second, MediaRecord)
     assert first.audios == (b"question", b"answer")
     assert first.record.audios == ("wav/q.wav", "wav/a.wav")
     assert texts(first)[1:] == ["user: <|audio|>", "assistant: Yes.\n<|audio|>"]

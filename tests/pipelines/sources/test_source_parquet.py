@@ -12,9 +12,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.errors import SourceError, StorageError
 from omni_diffusion.pipelines.sources.parquet import row_ranges
-from omni_diffusion.pipelines.sources.partition import Item
 from source_checks import read_all, source_of, texts, told
 
 ASR: dict[str, Any] = {"kind": "parquet", "tasks": ["asr"]}
@@ -60,7 +60,7 @@ def test_every_row_comes_out_once_in_order(tmp_path: Path, records_per_shard: in
     source = source_of(tmp_path, path=str(tmp_path), records_per_shard=records_per_shard, **ASR)
     found = read_all(source)
     assert [texts(o)[-1] for o in found] == [f"assistant: text {i}" for i in range(75)]
-    items = [o for o in found if isinstance(o, Item)]
+    items = [o for o in found if isinstance(o, MediaRecord)]
     assert [i.audios for i in items] == [(b"s%d" % n,) for n in range(75)]
     assert items[41].record.provenance["origin"] == "id41"
     assert items[41].record.audios == ("41.flac",)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.errors import RecipeError, SourceError, StorageError
-from omni_diffusion.pipelines.sources.partition import Item
 from source_checks import read_all, source_of, texts, told, write_tar
 
 CAPTION: dict[str, Any] = {"kind": "tars", "layout": "img2dataset", "tasks": ["caption", "t2i"]}
@@ -43,7 +43,7 @@ def test_img2dataset_gives_both_tasks_of_each_picture(tmp_path: Path) -> None:
         "user: Generate an image based on the provided text description.\ncaption 2",
         "assistant: <|image|>",
     ]
-    assert isinstance(t2i, Item)
+    assert isinstance(t2i, MediaRecord)
     assert t2i.images == (b"picture 2",)
     assert t2i.record.images == ("000000002.jpg",)
     assert t2i.record.provenance["origin"] == "00001.tar#000000002"
@@ -71,7 +71,7 @@ def test_emilia_keeps_speaker_duration_and_language(tmp_path: Path) -> None:
         "user: Convert the text to speech.\nHello there.",
         "assistant: <|audio|>",
     ]
-    assert isinstance(found[0], Item)
+    assert isinstance(found[0], MediaRecord)
     assert found[0].record.quality == {"dnsmos": 3.4, "duration_s": 1.5}
     assert found[0].record.provenance == {"origin": "EN_1", "speaker": "EN_S1"}
 
@@ -124,8 +124,8 @@ def test_our_own_tars_bring_whole_records(tmp_path: Path) -> None:
     members = ours("k0") | ours("k1", source="emoji", provenance={"origin": "1F34E"})
     write_tar(tmp_path / "a.tar", members)
     first, second = read_all(source_of(tmp_path, kind="media_tars", path=str(tmp_path)))
-    assert isinstance(first, Item)
-    assert isinstance(second, Item)
+    assert isinstance(first, MediaRecord)
+    assert isinstance(second, MediaRecord)
     assert (first.images, first.audios) == ((b"p",), (b"s",))
     assert first.record.task == "svqa"
     assert first.record.provenance == {"origin": "a.tar#k0", "voice": "slt"}
@@ -167,7 +167,7 @@ def test_a_cut_tar_gives_what_is_whole_and_one_reject_that_names_it(
     (folder / "a.tar").write_bytes(data[: -min(cut, len(data) - 1)])
     found = read_all(source_of(folder, path=f"{folder}/a.tar", **CAPTION))
     *before, last, twin = found
-    if isinstance(twin, Item):  # only padding behind the end mark was lost
+    if isinstance(twin, MediaRecord):  # only padding behind the end mark was lost
         assert found == whole
         return
     assert before == whole[: len(before)]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.pipelines.sources import absolute_paths, open_source
-from omni_diffusion.pipelines.sources.partition import Item
 from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
 from omni_diffusion.recipe import load_recipe
 from omni_diffusion.tokenize.chat import content_pieces
@@ -29,14 +29,14 @@ def test_a_recipe_reads_its_data_set(tmp_path: Path, name: str) -> None:
     found = read_all(open_source(recipe.source))
     assert len(found) == ROWS
     for outcome in found:
-        assert isinstance(outcome, Item), outcome
+        assert isinstance(outcome, MediaRecord), outcome
         assert outcome.record.source == name
         assert outcome.record.task
         messages = [{"role": m.role, "content": m.content} for m in outcome.record.messages]
         counts = {"images": len(outcome.images), "audios": len(outcome.audios)}
         content_pieces(outcome.key, messages, **counts)
     first = found[0]
-    assert isinstance(first, Item)
+    assert isinstance(first, MediaRecord)
     assert data.first in "\n".join(texts(first))
     assert dict(data.extra).items() <= dict(first.record.provenance).items()
     assert len(set(found[0].images + found[1].images)) == 2 * len(first.images)  # type: ignore[union-attr]

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.record import Message, Record
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.errors import RecordError
 from omni_diffusion.pipelines.sources.cleanup import clean, place_media
 from omni_diffusion.pipelines.sources.forms import ANSWER_AUDIO, FORMS, PROMPT
 from omni_diffusion.pipelines.sources.media_folder import MediaFolder, require
-from omni_diffusion.pipelines.sources.partition import Item
 from omni_diffusion.pipelines.sources.recipe import RecordSettings, RowSettings
 from omni_diffusion.pipelines.sources.rows import BrokenRow, Refusal, Row, refused, row_key
 from omni_diffusion.tokenize.prompts import task_messages
@@ -34,7 +34,9 @@ class RecordMaker:
             media = MediaFolder(settings.media_root)
         self._media = media
 
-    def outcomes(self, partition: int, rows: Iterable[Row | BrokenRow]) -> Iterator[Item | Reject]:
+    def outcomes(
+        self, partition: int, rows: Iterable[Row | BrokenRow]
+    ) -> Iterator[MediaRecord | Reject]:
         """One item or reject for each row and task, in order.
 
         Raises:
@@ -79,7 +81,7 @@ class _Cells:
         self._columns = settings.columns
         self._read: dict[str, list[tuple[str, bytes]]] = {}
 
-    def single(self, key: str, task: str, origin: str) -> Item:
+    def single(self, key: str, task: str, origin: str) -> MediaRecord:
         """The record of a task whose parts stand in columns of their own."""
         form = FORMS[task]
         names = [n for n in form.media if n != ANSWER_AUDIO or self._columns.answer_audio]
@@ -95,7 +97,7 @@ class _Cells:
         audios = [medium for name, medium in media.items() if name != "image"]
         return self._item(key, task, origin, messages, images, audios)
 
-    def conversation(self, key: str, task: str, origin: str) -> Item:
+    def conversation(self, key: str, task: str, origin: str) -> MediaRecord:
         """The record of a row that holds all its turns in one column."""
         turns = self._cell("conversations")
         if turns is None:
@@ -114,7 +116,7 @@ class _Cells:
         messages: list[dict[str, str]],
         images: list[tuple[str, bytes]],
         audios: list[tuple[str, bytes]],
-    ) -> Item:
+    ) -> MediaRecord:
         settings, columns = self._settings, self._columns
         record = Record(
             messages=tuple(Message(**message) for message in messages),
@@ -128,7 +130,7 @@ class _Cells:
             quality=self._quality(),
         )
         record.validate(key)
-        return Item(
+        return MediaRecord(
             key=key,
             record=record,
             images=tuple(data for _, data in images),

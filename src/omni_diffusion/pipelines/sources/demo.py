@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.pipelines import demo_records
-from omni_diffusion.pipelines.sources.partition import Item, Partition
+from omni_diffusion.pipelines.sources.partition import Partition
 from omni_diffusion.pipelines.sources.planned import Part, PlannedSource
 from omni_diffusion.pipelines.sources.recipe import DemoRecipe
 from omni_diffusion.pipelines.sources.rows import row_key
@@ -36,7 +37,7 @@ class DemoSource(PlannedSource):
                 spec = {"kind": kind, "start": start, "stop": stop}
                 yield Part(f"{kind} {start}..{stop - 1}", spec, rows=stop - start)
 
-    def outcomes(self, partition: Partition) -> Iterator[Item | Reject]:
+    def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """The records of one range."""
         part = range(partition.spec["start"], partition.spec["stop"])
         kind = partition.spec["kind"]

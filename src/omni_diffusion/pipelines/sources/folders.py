@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.corpus.storage import Storage
 from omni_diffusion.errors import SourceError
 from omni_diffusion.pipelines.sources.columns import RecordMaker
 from omni_diffusion.pipelines.sources.files import absolute, check_unchanged, find_files, locate
 from omni_diffusion.pipelines.sources.lines import cut_lines, read_lines
-from omni_diffusion.pipelines.sources.partition import Item, Partition
+from omni_diffusion.pipelines.sources.partition import Partition
 from omni_diffusion.pipelines.sources.planned import Part, PlannedSource
 from omni_diffusion.pipelines.sources.recipe import Columns, FolderRecipe, RowSettings
 from omni_diffusion.pipelines.sources.rows import BrokenRow, Row
@@ -64,7 +65,7 @@ class FolderSource(PlannedSource):
             first, last = group[0].removesuffix(suffix), group[-1].removesuffix(suffix)
             yield Part(f"{first} .. {last}", {"transcripts": group}, rows=rows * tasks)
 
-    def outcomes(self, partition: Partition) -> Iterator[Item | Reject]:
+    def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """The records of one range or group."""
         if self._recipe.layout == "common_voice":
             rows = _table_rows(**partition.spec)

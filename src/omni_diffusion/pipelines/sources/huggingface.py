@@ -14,11 +14,12 @@ from typing import Any
 import pyarrow as pa
 from huggingface_hub.errors import HfHubHTTPError
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.errors import SourceError, StorageError
 from omni_diffusion.pipelines.sources.columns import RecordMaker
 from omni_diffusion.pipelines.sources.parquet import ParquetSource
-from omni_diffusion.pipelines.sources.partition import Item, Partition
+from omni_diffusion.pipelines.sources.partition import Partition
 from omni_diffusion.pipelines.sources.planned import Part, PlannedSource
 from omni_diffusion.pipelines.sources.recipe import HuggingFaceRecipe, ParquetRecipe
 from omni_diffusion.pipelines.sources.rows import BrokenRow, Row
@@ -48,7 +49,7 @@ class HuggingFaceSource(PlannedSource):
             spec = {"shard": number, "shards": count, "revision": commit}
             yield Part(f"{self._label} shard {number} of {count}", spec)
 
-    def outcomes(self, partition: Partition) -> Iterator[Item | Reject]:
+    def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """The records of one partition."""
         if "path" in partition.spec:
             return self._parquet((partition.spec["path"],)).outcomes(partition)

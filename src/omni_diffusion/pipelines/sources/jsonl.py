@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.record import Record
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.errors import RecordError, SourceError
@@ -13,7 +14,7 @@ from omni_diffusion.pipelines.sources.columns import RecordMaker, with_defaults
 from omni_diffusion.pipelines.sources.files import check_unchanged, find_files, locate
 from omni_diffusion.pipelines.sources.lines import cut_lines, read_lines
 from omni_diffusion.pipelines.sources.media_folder import MediaFolder, require
-from omni_diffusion.pipelines.sources.partition import Item, Partition
+from omni_diffusion.pipelines.sources.partition import Partition
 from omni_diffusion.pipelines.sources.planned import Part, PlannedSource
 from omni_diffusion.pipelines.sources.recipe import ConversationsRecipe, JsonlRecipe, Paths
 from omni_diffusion.pipelines.sources.rows import BrokenRow, Refusal, Row, refused, row_key
@@ -36,7 +37,7 @@ class JsonlSource(PlannedSource):
         """Ranges of lines."""
         return _parts(self._recipe.path, self._recipe.records_per_shard, len(self._recipe.tasks))
 
-    def outcomes(self, partition: Partition) -> Iterator[Item | Reject]:
+    def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """The records of one range."""
         return self._maker.outcomes(partition.number, _rows(**partition.spec))
 
@@ -53,7 +54,7 @@ class ConversationsSource(PlannedSource):
         """Ranges of lines."""
         return _parts(self._recipe.path, self._recipe.records_per_shard, 1)
 
-    def outcomes(self, partition: Partition) -> Iterator[Item | Reject]:
+    def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """The records of one range."""
         for number, row in enumerate(_rows(**partition.spec)):
             key = row_key(self._recipe.source, partition.number, number)
@@ -65,12 +66,12 @@ class ConversationsSource(PlannedSource):
             except (Refusal, RecordError) as error:
                 yield refused(key, row.origin, error)
 
-    def _item(self, key: str, row: Row) -> Item:
+    def _item(self, key: str, row: Row) -> MediaRecord:
         record = with_defaults(Record.from_dict(row.cells, key), self._recipe, row.origin)
         images, audios = (
             tuple(self._read(path) for path in paths) for paths in (record.images, record.audios)
         )
-        return Item(key=key, record=record, images=images, audios=audios)
+        return MediaRecord(key=key, record=record, images=images, audios=audios)
 
     def _read(self, path: str) -> bytes:
         data = require(self._media, path).read(path)

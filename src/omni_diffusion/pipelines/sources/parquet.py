@@ -9,12 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.corpus.storage import RangedFile
 from omni_diffusion.errors import SourceError
 from omni_diffusion.pipelines.sources.columns import RecordMaker
 from omni_diffusion.pipelines.sources.files import File, check_unchanged, find_files
-from omni_diffusion.pipelines.sources.partition import Item, Partition
+from omni_diffusion.pipelines.sources.partition import Partition
 from omni_diffusion.pipelines.sources.planned import Part, PlannedSource
 from omni_diffusion.pipelines.sources.recipe import Columns, ParquetRecipe
 from omni_diffusion.pipelines.sources.rows import BrokenRow, Row
@@ -45,7 +46,7 @@ class ParquetSource(PlannedSource):
                     size=round((stop - start) * row_bytes),
                 )
 
-    def outcomes(self, partition: Partition) -> Iterator[Item | Reject]:
+    def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """The records of one range."""
         return self._maker.outcomes(partition.number, self._rows(**partition.spec))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from omni_diffusion.corpus.record import Record
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.rejects import Reject
 
 
@@ -33,23 +33,6 @@ class Partition:
     size: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """One record of a source with its media, still encoded.
-
-    Attributes:
-        key: unique in the whole source and the same in every run (`record.check_key`).
-        record: the conversation; `record.images` and `record.audios` name the media.
-        images: the bytes of each picture's file, in the order of `record.images`.
-        audios: the bytes of each sound's file, in the order of `record.audios`.
-    """
-
-    key: str
-    record: Record
-    images: tuple[bytes, ...] = ()
-    audios: tuple[bytes, ...] = ()
-
-
 class Source(Protocol):
     """Where records come from."""
 
@@ -62,8 +45,10 @@ class Source(Protocol):
         """
         ...
 
-    def read(self, partition: Partition) -> Iterator[Item | Reject]:
-        """Every record of one partition, in order: an item, or the reject that says why not.
+    def read(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
+        """Every record of one partition, in order: still encoded, or the reject that says why not.
+
+        Keys are unique in the whole source and the same in every run.
 
         What lies in the data (a broken row, a picture that is not there) is a reject. What lies
         in the way (a store that refuses, a file that has vanished) is raised, because reading

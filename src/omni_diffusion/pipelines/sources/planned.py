@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.errors import SourceError
-from omni_diffusion.pipelines.sources.partition import Item, Partition
+from omni_diffusion.pipelines.sources.partition import Partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class PlannedSource(ABC):
         """All parts in order, without the limit."""
 
     @abstractmethod
-    def outcomes(self, partition: Partition) -> Iterator[Item | Reject]:
+    def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """Everything that comes out of one partition, without the limit."""
 
     def partitions(self) -> Iterator[Partition]:
@@ -60,7 +61,7 @@ class PlannedSource(ABC):
             left -= rows
             yield replace(partition, rows=rows)
 
-    def read(self, partition: Partition) -> Iterator[Item | Reject]:
+    def read(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """See `Source.read`."""
         count = 0
         for outcome in islice(self.outcomes(partition), partition.rows):

@@ -13,12 +13,13 @@ from omni_diffusion.corpus.media import (
     MediaSample,
     read_media_tar,
 )
+from omni_diffusion.corpus.media_record import MediaRecord
 from omni_diffusion.corpus.record import Record
 from omni_diffusion.corpus.rejects import Reject
 from omni_diffusion.errors import CorpusError, RecordError, StorageError
 from omni_diffusion.pipelines.sources.columns import RecordMaker, with_defaults
 from omni_diffusion.pipelines.sources.files import check_unchanged, find_files
-from omni_diffusion.pipelines.sources.partition import Item, Partition
+from omni_diffusion.pipelines.sources.partition import Partition
 from omni_diffusion.pipelines.sources.planned import Part, PlannedSource
 from omni_diffusion.pipelines.sources.recipe import MediaTarsRecipe, Paths, TarsRecipe
 from omni_diffusion.pipelines.sources.rows import BrokenRow, Refusal, Row, refused, row_key
@@ -49,7 +50,7 @@ class MediaTarsSource(PlannedSource):
         """The tars."""
         return _parts(self._recipe.path)
 
-    def outcomes(self, partition: Partition) -> Iterator[Item | Reject]:
+    def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """The records of one tar."""
         for number, sample in enumerate(_samples(OURS, **partition.spec)):
             key = row_key(self._recipe.source, partition.number, number)
@@ -62,12 +63,12 @@ class MediaTarsSource(PlannedSource):
             except (Refusal, RecordError) as error:
                 yield refused(key, origin, error)
 
-    def _item(self, key: str, origin: str, sample: MediaSample) -> Item:
+    def _item(self, key: str, origin: str, sample: MediaSample) -> MediaRecord:
         record = Record.from_json(sample.fields["record"], key)
         images = tuple(_medium(sample, f"image{i}") for i in range(len(record.images)))
         audios = tuple(_medium(sample, f"audio{i}") for i in range(len(record.audios)))
         record = with_defaults(record, self._recipe, origin)
-        return Item(key=key, record=record, images=images, audios=audios)
+        return MediaRecord(key=key, record=record, images=images, audios=audios)
 
 
 class TarsSource(PlannedSource):
@@ -83,7 +84,7 @@ class TarsSource(PlannedSource):
         """The tars."""
         return _parts(self._recipe.path)
 
-    def outcomes(self, partition: Partition) -> Iterator[Item | Reject]:
+    def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """The records of one tar."""
         samples = _samples(self._layout, **partition.spec)
         return self._maker.outcomes(partition.number, map(_row, samples))
