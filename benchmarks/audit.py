@@ -283,7 +283,7 @@ def task_select(folder: str) -> Fields:
 
 def task_scan(folder: str, samples: int) -> Fields:
     """Reading messages, media and codes from the tars of a real, small corpus."""
-    from benchmarks.corpus import write_ours
+    from benchmarks.corpus_formats import write_ours
     from omni_diffusion.audit.audit import Audit
 
     corpus = Path(folder) / "scan"

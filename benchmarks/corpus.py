@@ -1,7 +1,6 @@
 """Our token shards against webdataset's and litdata's: size, speed, resumption, order, compaction.
 
-The corpus is synthetic: a JSON head of about 300 bytes, 20-200 text ids, usually a picture of 256
-or 1,024 codes, usually 25-400 speech codes. Every write and every read runs in a process of its
+The corpus is synthetic (`corpus_formats.py`). Every write and every read runs in a process of its
 own; repeats are interleaved; times are CPU seconds unless they are called wall. Needs the `bench`
 extra for the peers.
 """
@@ -10,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,172 +23,18 @@ import typer
 # This folder holds a module that is named as the library `tokenizers` is.
 sys.path[0] = str(Path(__file__).parents[1])
 
+from benchmarks.corpus_formats import (  # noqa: E402
+    BATCH,
+    FORMATS,
+    SEED,
+    SHARDS,
+    Fields,
+    collate,
+    payload_bytes,
+    synthetic,
+)
 from benchmarks.processes import in_process, run_task, tasks_of  # noqa: E402
 from benchmarks.results import tell  # noqa: E402
-
-BATCH = 64
-SEED = 7
-SHARDS = 6
-
-Fields = dict[str, Any]
-
-
-def synthetic(start: int, stop: int) -> Iterator[Fields]:
-    """Samples `start` to `stop` of the corpus: key, head and one array a modality."""
-    for i in range(start, stop):
-        rng = np.random.default_rng((SEED, i))
-        fields: Fields = {
-            "key": f"s{i:08d}",
-            "text": rng.integers(0, 151_643, rng.integers(20, 201), dtype=np.uint32),
-        }
-        if rng.random() < 0.8:
-            fields["image"] = rng.integers(0, 8192, rng.choice([256, 1024]), dtype=np.uint16)
-        if rng.random() < 0.88:
-            fields["speech"] = rng.integers(0, 16384, rng.integers(25, 401), dtype=np.uint16)
-        media = {"images": [f"img/{i:08d}.jpg"] if "image" in fields else []}
-        media["audios"] = [f"audio/{i:08d}.flac"] if "speech" in fields else []
-        content = "<|image|>" * len(media["images"]) + "<|audio|>" * len(media["audios"])
-        question = f"Describe picture number {i} in one short sentence."
-        fields["head"] = {
-            "messages": [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": content or "An answer."},
-            ],
-            **media,
-            "task": "t2i",
-            "source": "synthetic",
-            "license": "CC0-1.0",
-            "language": "en",
-            "provenance": {"origin": f"synthetic://{i}"},
-        }
-        yield fields
-
-
-def payload_bytes(fields: Fields) -> int:
-    """What any format has to hold: the head as compact JSON and the arrays."""
-    head = len(json.dumps(fields["head"], separators=(",", ":")))
-    return int(
-        head + sum(fields[name].nbytes for name in ("text", "image", "speech") if name in fields)
-    )
-
-
-# --- writers -------------------------------------------------------------------------------------
-
-
-def write_ours(folder: Path, samples: int) -> None:
-    from omni_diffusion.corpus.index import compact
-    from omni_diffusion.corpus.record import Record
-    from omni_diffusion.corpus.sample import BY_NAME, SPAN, Sample, build_sample
-    from omni_diffusion.corpus.shard import write_shard
-    from omni_diffusion.corpus.storage import Storage
-
-    def convert(fields: Fields) -> Sample:
-        streams = {"text": fields["text"]}
-        spans = [(0, 1, BY_NAME["text"].code, 0, len(fields["text"]), 0)]
-        if "image" in fields:
-            name = "image256" if len(fields["image"]) == 256 else "image512"
-            streams[name] = fields["image"]
-            side = int(len(fields["image"]) ** 0.5)
-            spans.append((1, 2, BY_NAME[name].code, 0, side * side, side))
-        if "speech" in fields:
-            streams["speech"] = fields["speech"]
-            spans.append((1, 2, BY_NAME["speech"].code, 0, len(fields["speech"]), 0))
-        record = Record.from_dict(fields["head"], fields["key"])
-        return build_sample(fields["key"], record, streams, np.array(spans, SPAN))
-
-    storage = Storage(folder)
-    for shard, (start, stop) in enumerate(_parts(samples)):
-        write_shard(storage, shard, map(convert, synthetic(start, stop)), {"text": "synthetic"})
-    compact(storage)
-
-
-def write_webdataset(folder: Path, samples: int) -> None:
-    import webdataset as wds
-
-    for shard, (start, stop) in enumerate(_parts(samples)):
-        with wds.TarWriter(str(folder / f"{shard:05d}.tar")) as writer:
-            for fields in synthetic(start, stop):
-                members = {f"{n}.npy": fields[n] for n in _ARRAYS if n in fields}
-                writer.write({"__key__": fields["key"], "json": fields["head"], **members})
-
-
-def write_litdata(folder: Path, samples: int) -> None:
-    from litdata.streaming.writer import BinaryWriter
-
-    writer = BinaryWriter(str(folder), chunk_bytes="16MB")
-    for i, fields in enumerate(synthetic(0, samples)):
-        arrays = {n: fields.get(n, np.empty(0, np.uint16)) for n in _ARRAYS}
-        head = json.dumps(fields["head"], separators=(",", ":")).encode()
-        writer[i] = {"key": fields["key"], "head": head, **arrays}
-    writer.done()
-    writer.merge()
-
-
-_ARRAYS = ("text", "image", "speech")
-
-
-def _parts(samples: int) -> Iterator[tuple[int, int]]:
-    edges = np.linspace(0, samples, SHARDS + 1).astype(int).tolist()
-    return itertools.pairwise(edges)
-
-
-# --- readers: batches of (key, arrays) in a shuffled order ----------------------------------------
-
-Batch = list[tuple[str, list[np.ndarray[Any, Any]]]]
-
-
-def read_ours(folder: Path) -> Iterator[Batch]:
-    from omni_diffusion.corpus.corpus import Corpus
-    from omni_diffusion.corpus.stream import SampleStream
-
-    stream = SampleStream(corpus=Corpus(folder), batch_size=BATCH, seed=SEED)
-    seen = len(stream.corpus)
-    for step in range(len(stream)):
-        samples = stream[step][: seen - step * BATCH]
-        yield [(sample.key, list(sample.streams.values())) for sample in samples]
-
-
-def read_webdataset(folder: Path) -> Iterator[Batch]:
-    import webdataset as wds
-
-    urls = sorted(map(str, folder.glob("*.tar")))
-    rows = wds.WebDataset(urls, shardshuffle=len(urls), seed=SEED).shuffle(1000).decode()
-    yield from _batched(
-        (row["__key__"], [row[f"{n}.npy"] for n in _ARRAYS if f"{n}.npy" in row]) for row in rows
-    )
-
-
-def read_litdata(folder: Path) -> Iterator[Batch]:
-    from litdata import StreamingDataset
-
-    rows = StreamingDataset(str(folder), shuffle=True, seed=SEED)
-    yield from _batched((row["key"], [row[n] for n in _ARRAYS]) for row in rows)
-
-
-def _batched(rows: Iterable[tuple[str, list[np.ndarray[Any, Any]]]]) -> Iterator[Batch]:
-    batch: Batch = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def collate(batch: Batch) -> tuple[np.ndarray[Any, Any], list[int], list[str]]:
-    """The same for every format: one flat int32 array, lengths, keys."""
-    arrays = [array for _, arrays in batch for array in arrays]
-    flat = np.concatenate(arrays, dtype=np.int32, casting="unsafe")
-    return flat, [len(array) for array in arrays], [key for key, _ in batch]
-
-
-FORMATS: dict[str, tuple[Callable[[Path, int], None], Callable[[Path], Iterator[Batch]]]] = {
-    "ours": (write_ours, read_ours),
-    "webdataset": (write_webdataset, read_webdataset),
-    "litdata": (write_litdata, read_litdata),
-}
-
 
 # --- what runs in a process of its own -----------------------------------------------------------
 
@@ -364,50 +207,11 @@ TASKS = tasks_of(globals())
 
 
 def benchmark(samples: int, repeats: int, compact_rows: int, compact_files: int) -> Fields:
-    """All figures that the README of this folder explains."""
+    """All figures of the issue, from folders that are gone afterwards."""
     with tempfile.TemporaryDirectory() as scratch:
         folders = {form: Path(scratch) / form for form in FORMATS}
-        payload = in_process(__file__, "payload", samples=samples)["bytes"]
-        sizes: dict[str, int] = {}
-        for form, folder in folders.items():
-            folder.mkdir()
-            in_process(__file__, "write", form=form, folder=str(folder), samples=samples)
-            sizes[form] = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        reads: dict[str, list[Fields]] = {form: [] for form in FORMATS}
-        crc: list[float] = []
-        ours = str(folders["ours"])
-        for _ in range(repeats):
-            for form, folder in folders.items():
-                reads[form].append(in_process(__file__, "read", form=form, folder=str(folder)))
-            crc.append(in_process(__file__, "crc", folder=ours)["us"])
-        seen = {form: {r["seen"] for r in runs} for form, runs in reads.items()}
-        assert all(counts == {samples} for counts in seen.values()), seen
-        assert len({r["tokens"] for runs in reads.values() for r in runs}) == 1
-        us = {form: median(r["us"] for r in runs) for form, runs in reads.items()}
-        half = samples // BATCH // 2
-        resumed = [
-            in_process(__file__, "resume", folder=ours, step=half, fresh=True)
-            for _ in range(repeats)
-        ]
-        through = in_process(__file__, "resume", folder=ours, step=half, fresh=False)
-        orders = {
-            in_process(__file__, "order", folder=ours, workers=workers, ranks=ranks)["digest"]
-            for workers, ranks in ((0, 1), (1, 1), (2, 1), (0, 2), (0, 4), (2, 2))
-        }
-        figures = {
-            "samples": samples,
-            "payload_mb": round(payload / 1e6, 1),
-            "disk_ratio": round(sizes["ours"] / payload, 3),
-            "disk_ratio_peers": {f: round(sizes[f] / payload, 3) for f in FORMATS if f != "ours"},
-            "cpu_us_per_sample": round(us["ours"], 1),
-            "cpu_us_per_sample_peers": {f: round(us[f], 1) for f in FORMATS if f != "ours"},
-            "speedup_vs": {f: round(us[f] / us["ours"], 2) for f in FORMATS if f != "ours"},
-            "first_batch_s": round(median(r["first_s"] for r in reads["ours"]), 3),
-            "resume_50pct_s": round(median(r["first_s"] for r in resumed), 3),
-            "resume_exact": all(r["keys"] == through["keys"] for r in resumed),
-            "order_same": len(orders) == 1,
-            "crc_cost_pct": round(100 * median(crc) / (us["ours"] - median(crc)), 1),
-        }
+        figures = against_peers(folders, samples, repeats)
+        figures |= resumption(str(folders["ours"]), samples // BATCH // 2, repeats)
     with tempfile.TemporaryDirectory() as scratch:
         in_process(__file__, "sidecars", folder=scratch, rows=compact_rows, files=compact_files)
         found = in_process(__file__, "compact", folder=scratch)
@@ -418,6 +222,54 @@ def benchmark(samples: int, repeats: int, compact_rows: int, compact_files: int)
         "compact_cpu_s": round(found["cpu_s"], 1),
         "compact_peak_rss_mb": round(found["peak_rss_mb"]),
         "index_bytes_per_row": round(found["bytes_per_row"], 2),
+    }
+
+
+def against_peers(folders: dict[str, Path], samples: int, repeats: int) -> Fields:
+    """Sizes, and interleaved passes over the same samples in every format."""
+    payload = in_process(__file__, "payload", samples=samples)["bytes"]
+    sizes: dict[str, int] = {}
+    for form, folder in folders.items():
+        folder.mkdir()
+        in_process(__file__, "write", form=form, folder=str(folder), samples=samples)
+        sizes[form] = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    reads: dict[str, list[Fields]] = {form: [] for form in FORMATS}
+    crc: list[float] = []
+    for _ in range(repeats):
+        for form, folder in folders.items():
+            reads[form].append(in_process(__file__, "read", form=form, folder=str(folder)))
+        crc.append(in_process(__file__, "crc", folder=str(folders["ours"]))["us"])
+    seen = {form: {r["seen"] for r in runs} for form, runs in reads.items()}
+    assert all(counts == {samples} for counts in seen.values()), seen
+    assert len({r["tokens"] for runs in reads.values() for r in runs}) == 1
+    us = {form: median(r["us"] for r in runs) for form, runs in reads.items()}
+    return {
+        "samples": samples,
+        "payload_mb": round(payload / 1e6, 1),
+        "disk_ratio": round(sizes["ours"] / payload, 3),
+        "disk_ratio_peers": {f: round(sizes[f] / payload, 3) for f in FORMATS if f != "ours"},
+        "cpu_us_per_sample": round(us["ours"], 1),
+        "cpu_us_per_sample_peers": {f: round(us[f], 1) for f in FORMATS if f != "ours"},
+        "speedup_vs": {f: round(us[f] / us["ours"], 2) for f in FORMATS if f != "ours"},
+        "first_batch_s": round(median(r["first_s"] for r in reads["ours"]), 3),
+        "crc_cost_pct": round(100 * median(crc) / (us["ours"] - median(crc)), 1),
+    }
+
+
+def resumption(ours: str, half: int, repeats: int) -> Fields:
+    """How soon a pass goes on in its middle, and whether anything changes the order."""
+    resumed = [
+        in_process(__file__, "resume", folder=ours, step=half, fresh=True) for _ in range(repeats)
+    ]
+    through = in_process(__file__, "resume", folder=ours, step=half, fresh=False)
+    orders = {
+        in_process(__file__, "order", folder=ours, workers=workers, ranks=ranks)["digest"]
+        for workers, ranks in ((0, 1), (1, 1), (2, 1), (0, 2), (0, 4), (2, 2))
+    }
+    return {
+        "resume_50pct_s": round(median(r["first_s"] for r in resumed), 3),
+        "resume_exact": all(r["keys"] == through["keys"] for r in resumed),
+        "order_same": len(orders) == 1,
     }
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from typer.testing import CliRunner
 
 from checkpoints import demo_checkpoint
 from omni_diffusion.cli import app
+from omni_diffusion.cli.generation_options import StudioOptions, Task
 from omni_diffusion.errors import OmniError
+from omni_diffusion.generation.generation_recipe import TASKS, GenerationRecipe
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,6 +93,12 @@ def test_the_same_seed_gives_the_same_files(place: Path, tmp_path: Path) -> None
         for name in ("one", "two")
     )
     assert one == two and one[0] != one[1]
+
+
+def test_the_options_name_every_task_and_preset_there_is() -> None:
+    presets = get_args(get_type_hints(StudioOptions)["preset"])[0]
+    assert get_args(Task) == TASKS
+    assert presets == GenerationRecipe.model_fields["preset"].annotation
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ def recipe_of(case):
 def request_of(case, prompt, mask_id):
     request = Request.blank(prompt, case["kwargs"]["max_new_tokens"], mask_id)
     if case["kwargs"].get("add_boa_token"):
-        request = request.with_token(BEGIN_OF_AUDIO_SHARE, BEGIN_OF_AUDIO)
+        answer = request.ids[request.answer_start :]
+        answer[int(BEGIN_OF_AUDIO_SHARE * len(answer))] = BEGIN_OF_AUDIO
     if "unconditional_prompt_ids" in case:
         unconditional = torch.tensor(case["unconditional_prompt_ids"])
         object.__setattr__(request, "unconditional", unconditional)

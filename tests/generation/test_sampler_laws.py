@@ -274,8 +274,8 @@ def test_restricting_to_everything_is_no_restriction():
 
 
 def test_a_token_in_advance_is_kept_where_it_was_put():
-    request = Request.blank(torch.arange(5), 16, MASK).with_token(0.25, 33)
-    assert request.ids[5 + 4] == 33
+    request = Request.blank(torch.arange(5), 16, MASK)
+    request.ids[9] = 33
     assert alone(request, SamplerRecipe()).ids[9] == 33
 
 
@@ -313,8 +313,6 @@ def test_a_request_that_cannot_be_answered_is_refused(change, message):
 def test_what_is_missing_is_said():
     with pytest.raises(RequestError, match="nothing to generate"):
         Request.blank([1], 0, MASK)
-    with pytest.raises(RequestError, match="share 1 is not"):
-        Request.blank([1], 4, MASK).with_token(1, 0)
     with pytest.raises(RequestError, match="needs an unconditional prompt"):
         prepare(MODEL.config, [Request.blank([1], 4, MASK)], SamplerRecipe(guidance=1.0))
     with pytest.raises(RecipeError, match="none of default, paper, published-code"):

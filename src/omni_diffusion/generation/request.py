@@ -7,7 +7,7 @@ known part of a picture (in-painting is nothing else).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -58,21 +58,6 @@ class Request:
         given = torch.as_tensor(prompt, dtype=torch.int64)
         ids = torch.cat((given, torch.full((new_tokens,), mask_id)))
         return cls(ids=ids, answer_start=len(given), seed=seed)
-
-    def with_token(self, share: float, token_id: int) -> Request:
-        """The same with one token of the answer given, at a share of its length.
-
-        The paper sets begin-of-speech at 0.25 of an answer that is spoken after it is written, the
-        published code at 0.2.
-
-        Raises:
-            RequestError: the share is no place of the answer.
-        """
-        if not 0 <= share < 1:
-            raise RequestError(f"share {share} is not in 0..1")
-        ids = self.ids.clone()
-        ids[self.answer_start + int(share * (len(ids) - self.answer_start))] = token_id
-        return replace(self, ids=ids)
 
     def check(self, config: DreamConfig, guided: bool) -> None:
         """Refuse what the model cannot answer.

@@ -1,11 +1,11 @@
-"""Low-rank adapters through `peft`: put in place before training, merged into the weights after."""
+"""Low-rank adapters through `peft`: in place before training, merged into what `export` writes."""
 
 from __future__ import annotations
 
 import torch
 
 from omni_diffusion.backbone.dream import Dream, keyed_normal
-from omni_diffusion.errors import RecipeError, WeightsError
+from omni_diffusion.errors import RecipeError
 from omni_diffusion.training.model_recipe import LoraRecipe
 
 
@@ -42,27 +42,3 @@ def add_lora(model: Dream, recipe: LoraRecipe, seed: int) -> None:
                 parameter.copy_(keyed_normal(name, tuple(parameter.shape), seed) * scale)
             if set(name.split(".")) & set(recipe.fully_trained):
                 parameter.requires_grad_(True)
-
-
-def merge_lora(model: Dream) -> None:
-    """Add what the adapters have learned to the weights and take them out, in place.
-
-    Afterwards the model has its published keys again.
-
-    Raises:
-        WeightsError: there are no adapters, or merging gives a number that is not finite.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    adapted = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
-    if not adapted:
-        raise WeightsError("the model has no adapters to merge")
-    for name, layer in adapted:
-        try:
-            layer.merge(safe_merge=True)
-        except ValueError as error:
-            raise WeightsError(f"{name}: cannot be merged: {error}") from error
-        model.set_submodule(name, layer.get_base_layer())
-    model.requires_grad_(True)
-    if model.speech_config is not None:
-        model.model.audio_model.requires_grad_(False)
