@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -47,7 +47,9 @@ def command(
     weights: Path | None = typer.Option(
         None, "--weights", help="YAML file of the mixture as configured: weights: {NAME: NUMBER}."
     ),
-    form: str = typer.Option("", "--format", help="table, csv, json or parquet."),
+    form: Literal["table", "csv", "json", "parquet"] | None = typer.Option(
+        None, "--format", help="Of the answer; else as the name of --out ends, else a table."
+    ),
     out: str = typer.Option("", "-o", "--out", help="Write the answer to this file or URL."),
     limit: int = typer.Option(50, min=0, help="Rows of a printed table; 0 prints all."),
     explain: bool = typer.Option(False, "--explain", help="Show the plan with times instead."),
@@ -205,7 +207,7 @@ def _steps(path: Path, text: str) -> tuple[int, int]:
     return max(0, done - _TRAINED_STEPS), done
 
 
-def _print_views(form: str) -> None:
+def _print_views(form: str | None) -> None:
     """What can be asked: for people, or as JSON."""
     from omni_diffusion.audit.catalogue import as_dict, tables
 
