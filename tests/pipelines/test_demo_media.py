@@ -61,18 +61,6 @@ def test_no_two_pictures_or_sentences_are_the_same(media: Path) -> None:
     assert len({item.audios for item in items if item.audios}) == 8
 
 
-def test_further_questions_of_a_picture_follow_the_first() -> None:
-    """So a longer lesson is about the same pictures, and what is held out stays held out."""
-    pairs = zip(
-        demo_records.questions(range(6)), demo_records.questions(range(6), turns=3), strict=True
-    )
-    for short, long in pairs:
-        n = len(short.record.messages)
-        assert long.record.messages[:n] == short.record.messages
-        assert [m.role for m in long.record.messages[n:]] == ["user", "assistant"] * 2
-        assert (long.key, long.images) == (short.key, short.images)
-
-
 def test_it_is_the_same_in_every_run_and_after_a_loss(media: Path, tmp_path: Path) -> None:
     """Although Pico itself speaks a sentence in more than one way."""
     prepare_demo_media(tmp_path, drawings=6, questions=3, clips=8)

@@ -10,8 +10,7 @@ import typer
 def command(
     folder: Path = typer.Argument(help="Where to, e.g. data/demo-media."),
     drawings: int = typer.Option(120, min=0, help="Drawings, to be drawn and described."),
-    questions: int = typer.Option(60, min=0, help="Pictures with questions."),
-    turns: int = typer.Option(1, min=1, help="Questions of each of these pictures."),
+    questions: int = typer.Option(60, min=0, help="Pictures with a question."),
     clips: int = typer.Option(120, min=0, help="Spoken sentences."),
 ) -> None:
     """Make a small media corpus out of installed packages; what is there already stays.
@@ -22,5 +21,5 @@ def command(
     from omni_diffusion.pipelines.demo_media import prepare_demo_media
 
     with progress("demo-media", "pictures and clips") as update:
-        prepare_demo_media(folder, drawings, questions, clips, turns, update)
+        prepare_demo_media(folder, drawings, questions, clips, update)
     typer.echo(f"{folder}: {drawings} drawings, {questions} questions and {clips} clips")

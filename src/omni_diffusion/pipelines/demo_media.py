@@ -49,13 +49,12 @@ def prepare_demo_media(
     drawings: int = 120,
     questions: int = 60,
     clips: int = 120,
-    turns: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the corpus as WebDataset tars of our own layout; what is there already stays.
 
-    Every drawing makes two samples (`caption`, `t2i`), every picture with questions one. Every
-    other clip is to be written down (`asr`), the rest to be spoken (`tts`).
+    Every drawing makes two samples (`caption`, `t2i`), every question one. Every other clip is to
+    be written down (`asr`), the rest to be spoken (`tts`).
 
     Args:
         folder: where to.
@@ -64,7 +63,6 @@ def prepare_demo_media(
             end than those that `synthesize` speaks, so a model that learns from both corpora has
             not heard the question that is kept from it in writing.
         clips: how many spoken clips.
-        turns: how many questions of each picture of easy-vqa.
         on_progress: called with pictures and clips done, and how many there are, after each tar.
 
     Raises:
@@ -74,10 +72,10 @@ def prepare_demo_media(
     """
     demo_records.require(PACKAGES)
     storage = Storage(folder)
-    settings = {"drawings": drawings, "questions": questions, "clips": clips, "turns": turns}
+    settings = {"drawings": drawings, "questions": questions, "clips": clips}
     storage.publish_bytes(json.dumps(settings).encode(), _SETTINGS)
     drawn = partial(demo_records.drawings, tasks=("caption", "t2i"))
-    asked = partial(demo_records.questions, turns=turns, from_end=True)
+    asked = partial(demo_records.questions, from_end=True)
     archives = [
         *_archives("drawings", drawings, drawn),
         *_archives("questions", questions, asked),

@@ -93,14 +93,13 @@ def drawings(part: range, tasks: Sequence[str]) -> Iterator[MediaRecord]:
 
 
 def questions(
-    part: range, *, turns: int = 1, conversations: bool = False, from_end: bool = False
+    part: range, *, conversations: bool = False, from_end: bool = False
 ) -> Iterator[MediaRecord]:
-    """Pictures of some numbers with questions about them, one after another.
+    """Pictures of some numbers with a question each, or two for every fifth of them.
 
     Args:
         part: which pictures, counted from 0.
-        turns: questions of each picture, as far as it has so many.
-        conversations: let every fifth have one more.
+        conversations: let every fifth have a second question.
         from_end: count from the last picture back.
 
     Raises:
@@ -110,12 +109,12 @@ def questions(
     for i in part:
         number, asked = _questions()[-1 - i if from_end else i]
         path = package_folder("easy_vqa") / "data" / "train" / "images" / f"{number}.png"
-        asked = asked[: turns + (conversations and i % FOLLOW_UP_EVERY == 0)]
+        turns = asked[:2] if conversations and i % FOLLOW_UP_EVERY == 0 else asked[:1]
         messages = [
-            *task_messages("vqa", asked[0][0]),
-            {"role": "assistant", "content": asked[0][1]},
+            *task_messages("vqa", turns[0][0]),
+            {"role": "assistant", "content": turns[0][1]},
         ]
-        for question, answer in asked[1:]:
+        for question, answer in turns[1:]:
             messages.append({"role": "user", "content": question})
             messages.append({"role": "assistant", "content": answer})
         record = {

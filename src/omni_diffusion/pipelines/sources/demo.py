@@ -42,7 +42,7 @@ class DemoSource(PlannedSource):
         part = range(partition.spec["start"], partition.spec["stop"])
         kind = partition.spec["kind"]
         if kind == "questions":
-            items = demo_records.questions(part, turns=self._recipe.turns, conversations=True)
+            items = demo_records.questions(part, conversations=True)
         else:
             items = demo_records.drawings(part, ["caption" if kind == "captions" else "t2i"])
         for row, item in enumerate(items):

@@ -210,14 +210,12 @@ class DemoRecipe(RecordSettings):
 
     Attributes:
         questions: so many pictures of easy-vqa with their questions (task vqa).
-        turns: questions of each of these pictures; every fifth has one more.
         drawings: so many drawings of OpenMoji, each asked for by its description (task t2i).
         captions: so many other drawings, each with its description (task caption).
     """
 
     kind: Literal["demo"]
     questions: int = Field(default=0, ge=0)
-    turns: int = Field(default=1, ge=1)
     drawings: int = Field(default=0, ge=0)
     captions: int = Field(default=0, ge=0)
     records_per_shard: int = Field(default=100, ge=1)
