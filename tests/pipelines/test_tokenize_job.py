@@ -165,6 +165,16 @@ def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(
         claim_output(recipe(source, str(tmp_path), pictures={"question": 512}))
 
 
+def test_the_demo_tokenizers_are_found_beside_a_folder_of_that_name(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make demo` leaves a folder `demo` just where the next command is typed."""
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    wanted = recipe(source, "out")
+    assert job_of(wanted).recipe.tokenizers == wanted.tokenizers
+
+
 def test_an_estimate_writes_nothing(source: str, tmp_path: Path) -> None:
     """`--dry-run` knows counts and rates before anything is spent."""
     found = estimate(recipe(source, str(tmp_path / "out")))

@@ -12,6 +12,7 @@ from omni_diffusion.pipelines.sources import absolute_paths, open_source
 from omni_diffusion.pipelines.sources.files import absolute
 from omni_diffusion.pipelines.sources.partition import Source
 from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
+from omni_diffusion.tokenize.weights import DEMO
 
 if TYPE_CHECKING:
     from omni_diffusion.pipelines.tokenize_worker import TokenizeWorker
@@ -50,7 +51,9 @@ def job_of(recipe: TokenizeRecipe) -> TokenizeJob:
     if recipe.cache:
         places["cache"] = absolute(recipe.cache)
     names = recipe.tokenizers.model_dump()
-    local = {key: absolute(name) for key, name in names.items() if name and Path(name).exists()}
+    # `demo` is never a folder, although the newcomer's path leaves one of that name.
+    paths = {key: Path(name) for key, name in names.items() if name and name != DEMO}
+    local = {key: absolute(names[key]) for key, path in paths.items() if path.exists()}
     tokenizers = recipe.tokenizers.model_copy(update=local)
     return TokenizeJob(recipe.model_copy(update={**places, "tokenizers": tokenizers}))
 
