@@ -38,4 +38,4 @@ def run_and_print(
             on_plan=planned(job.name),
             on_index=on_index,
         )
-    print_result(job.output, manifest, run, as_json)
+    print_result(recipe.output, manifest, run, as_json)
