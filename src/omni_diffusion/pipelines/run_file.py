@@ -13,7 +13,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -229,9 +229,15 @@ def is_at_work(run: Run) -> bool:
 
 
 def _read(storage: Storage, name: str) -> Run:
+    """A run as its file tells it; figures of another version are passed over.
+
+    The file only reports: what an older version counted must not keep a newer one from going on.
+    """
+    known = {one.name for one in fields(Run)}
     try:
-        return Run(**json.loads(storage.read(name)))
-    except (ValueError, TypeError) as error:
+        told = json.loads(storage.read(name))
+        return Run(**{key: value for key, value in told.items() if key in known})
+    except (ValueError, TypeError, AttributeError) as error:
         raise CorpusError(storage.path(name), f"damaged: {error}") from None
 
 
