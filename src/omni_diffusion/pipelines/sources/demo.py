@@ -25,7 +25,7 @@ class DemoSource(PlannedSource):
         """Ranges of pictures, each of one kind; no drawing is in two of them."""
         recipe = self._recipe
         drawn = recipe.drawings
-        demo_records.check_counts(drawn + recipe.captions, recipe.questions)
+        demo_records.check_counts(drawn + recipe.captions, recipe.questions, recipe.part)
         kinds = (
             ("questions", 0, recipe.questions),
             ("drawings", 0, drawn),
@@ -35,15 +35,21 @@ class DemoSource(PlannedSource):
             for start in range(first, end, recipe.records_per_shard):
                 stop = min(start + recipe.records_per_shard, end)
                 spec = {"kind": kind, "start": start, "stop": stop}
-                yield Part(f"{kind} {start}..{stop - 1}", spec, rows=stop - start)
+                rows = stop - start
+                if kind == "questions":
+                    numbers = range(start, stop)
+                    rows = demo_records.question_count(numbers, recipe.part, recipe.each)
+                yield Part(f"{kind} {start}..{stop - 1}", spec, rows=rows)
 
     def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
         """The records of one range."""
-        part = range(partition.spec["start"], partition.spec["stop"])
+        recipe, numbers = self._recipe, range(partition.spec["start"], partition.spec["stop"])
         kind = partition.spec["kind"]
         if kind == "questions":
-            items = demo_records.questions(part, conversations=True)
+            items = demo_records.questions(
+                numbers, part=recipe.part, each=recipe.each, conversations=True
+            )
         else:
-            items = demo_records.drawings(part, ["caption" if kind == "captions" else "t2i"])
+            items = demo_records.drawings(numbers, ["caption" if kind == "captions" else "t2i"])
         for row, item in enumerate(items):
-            yield replace(item, key=row_key(self._recipe.source, partition.number, row))
+            yield replace(item, key=row_key(recipe.source, partition.number, row))
