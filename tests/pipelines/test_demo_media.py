@@ -88,7 +88,7 @@ def test_more_questions_of_a_picture_only_add_to_the_fewer() -> None:
 def test_pictures_to_be_asked_about_are_not_those_to_learn_from(tmp_path: Path) -> None:
     train = demo_records.questions(range(4000))
     pictures = {item.images for item in train}
-    prepare_demo_media(tmp_path, drawings=0, questions=50, clips=0, each=2, part="test")
+    prepare_demo_media(tmp_path, drawings=0, questions=50, clips=0, each=2, split="test")
     overrides = [f"source.path={tmp_path}/*.tar"]
     recipe = load_recipe(RECIPE, TokenizeRecipe, overrides)
     asked = [o for o in read_all(open_source(recipe.source)) if isinstance(o, MediaRecord)]
@@ -96,11 +96,16 @@ def test_pictures_to_be_asked_about_are_not_those_to_learn_from(tmp_path: Path) 
     assert all("easy-vqa test" in item.record.provenance["origin"] for item in asked)
     assert not pictures & {item.images for item in asked}
     with pytest.raises(ShardConflictError):
-        prepare_demo_media(tmp_path, drawings=0, questions=50, clips=0, part="test")
+        prepare_demo_media(tmp_path, drawings=0, questions=50, clips=0, split="test")
 
 
 def test_written_records_know_how_many_they_are() -> None:
-    words = ["source.questions=5", "source.each=3", "source.part=test", "source.drawings=2"]
+    words = [
+        "source.questions=5",
+        "source.questions_each=3",
+        "source.split=test",
+        "source.drawings=2",
+    ]
     recipe = load_recipe(SYNTHESIS, SynthesizeRecipe, [*words, "source.captions=1"])
     source = open_source(recipe.source)
     assert len(read_all(source)) == 5 * 3 + 2 + 1

@@ -84,7 +84,10 @@ def test_a_part_of_the_records_has_answers_that_are_only_written(share: float) -
         assert made.audios == both.audios[::2], "the user's voice alone"
         texts = [m.content.removesuffix("\n<|audio|>") for m in both.record.messages]
         assert [m.content for m in made.record.messages] == texts
-        assert {u["role"] for u in made.record.extra["sdvi"]["utterances"]} == {"user"}
+        details, spoken = (record.extra["sdvi"] for record in (made.record, both.record))
+        assert {u["role"] for u in details["utterances"]} == {"user"}
+        answers = [u["text_raw"] for u in spoken["utterances"] if u["role"] == "assistant"]
+        assert [text["text_raw"] for text in details["written"]] == answers
     if share in (0, 1):
         assert written == len(records) * (1 - share)
     least = SynthesisRecipe(task="spoken_vqa", spoken_answers=share / 2)

@@ -12,8 +12,10 @@ def command(
     folder: Path = typer.Argument(help="Where to, e.g. data/demo-media."),
     drawings: int = typer.Option(120, min=0, help="Drawings, to be drawn and described."),
     questions: int = typer.Option(60, min=0, help="Pictures with questions."),
-    each: int = typer.Option(1, min=1, help="Questions of each picture, if it has so many."),
-    part: Literal["train", "test"] = typer.Option(
+    questions_each: int = typer.Option(
+        1, min=1, help="Questions of each of them, if it has so many."
+    ),
+    split: Literal["train", "test"] = typer.Option(
         "train", help="Which pictures to ask about: test has others than train."
     ),
     clips: int = typer.Option(120, min=0, help="Spoken sentences."),
@@ -26,8 +28,7 @@ def command(
     from omni_diffusion.pipelines.demo_media import prepare_demo_media
 
     with progress("demo-media", "pictures and clips") as update:
-        prepare_demo_media(
-            folder, drawings, questions, clips, each=each, part=part, on_progress=update
-        )
+        counts = (drawings, questions, clips)
+        prepare_demo_media(folder, *counts, each=questions_each, split=split, on_progress=update)
     asked = f"{questions} pictures with questions"
     typer.echo(f"{folder}: {drawings} drawings, {asked} and {clips} clips")

