@@ -36,7 +36,7 @@ class Ears:
     """A kit whose pictures and sounds are numbers: no network is needed to lay out a prompt."""
 
     def __init__(self, speech: int = 50):
-        self.text, self.demo = TEXT, True
+        self.text, self.demo, self.padded = TEXT, True, True
         self.template = Kit(TEXT, Names.demo()).template
         self.speech = speech
 
@@ -135,10 +135,19 @@ def test_a_picture_has_its_frame_and_only_picture_codes_to_choose_from():
     hidden = answer == MASK
     assert hidden.sum() == 256 and hidden[1:257].all()
     assert TEXT.decode(answer[~hidden].numpy()) == (
-        "<|begin_of_image|><|end_of_image|><|im_end|>\n"
+        "<|begin_of_image|><|end_of_image|><|im_end|>\n<|endoftext|>"
     )
     ranges = prepared.request.allowed[prepared.prompt :][hidden].unique(dim=0)
     assert ranges.tolist() == [[[VOCABULARY.image_start, VOCABULARY.size]]]
+
+
+def test_a_model_that_never_saw_a_pad_gets_none(tmp_path):
+    folder = demo_checkpoint(tmp_path / "model")
+    (folder / "omni-diffusion.json").write_text(json.dumps({"tokenizer": "demo", "tail_pads": 0}))
+    kit = Ears()
+    kit.padded = load_checkpoint(folder, Names())[1].padded
+    answer = laid(ask_of("t2i"), kit=kit).request.ids
+    assert TEXT.decode(answer[-2:].numpy()).endswith("<|im_end|>\n")
 
 
 def test_lengths_follow_the_prompt():
@@ -290,7 +299,7 @@ def test_another_vocabulary_or_tokenizer_is_refused(tmp_path):
     with pytest.raises(FingerprintError, match="image tokenizer"):
         kit.draw(np.arange(256))
     (folder / "omni-diffusion.json").unlink()
-    with pytest.raises(WeightsError, match="names none; give --text"):
+    with pytest.raises(WeightsError, match="names none; give --text-tokenizer"):
         load_checkpoint(folder, Names())
 
 

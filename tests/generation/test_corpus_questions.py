@@ -25,6 +25,7 @@ from omni_diffusion.generation.kit import Kit, Names
 from omni_diffusion.generation.reply import Parts
 from omni_diffusion.generation.studio import Studio
 from omni_diffusion.tokenize.text import TextTokenizer
+from omni_diffusion.training.loader import Loader
 from omni_diffusion.training.opening import load_data
 
 TEXT = TextTokenizer.from_pretrained("demo")
@@ -59,6 +60,35 @@ def test_a_question_is_the_conversation_without_its_answer(folder):
     content = max(int(np.ceil(3.5 * len(TEXT.encode("Is this it?")))), 16)
     newline = len(TEXT.encode("\n"))
     assert len(spoken.ids) - spoken.answer_start == 1 + content + 2 + newline
+
+
+def first_batch(folder, tmp_path):
+    """All samples of the corpus, as a step of training has them."""
+    recipe = tmp_path / "recipe.yaml"
+    data = {
+        "sources": {"asked": {"corpus": str(folder)}},
+        "tokenizer": "demo",
+        "row_length": 2048,
+        "rows_per_step": 1,
+        "evaluation": {"held_out": 0},
+    }
+    recipe.write_text(json.dumps({"data": data}))
+    with Loader(*load_data(recipe)) as loader:
+        return loader.batch(0)
+
+
+def test_a_picture_is_asked_for_in_the_very_row_that_training_shows(folder, tmp_path):
+    """A model that knows a picture by heart draws it: no token stands elsewhere or is missing."""
+    (question,) = questions(folder, keys=["a"])
+    row = question.prepared.request.ids.numpy().copy()
+    hidden = row == TEXT.vocabulary.mask_id
+    row[hidden] = TEXT.vocabulary.image_ids(question.picture)
+    batch = first_batch(folder, tmp_path)
+    of_picture = list(batch.samples.keys).index("a")
+    start = int(batch.samples.start[of_picture])
+    trained = batch.ids[batch.samples.row[of_picture], start : start + len(row)]
+    assert row.tolist() == trained.tolist()
+    assert row[-1] == TEXT.vocabulary.end_of_text_id  # the pad that every trained sample has
 
 
 def test_what_is_expected_scores_all_and_something_else_less(folder, monkeypatch):

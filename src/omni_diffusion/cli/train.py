@@ -75,7 +75,8 @@ def _sampler(recipe: TrainRecipe, run: Path, first: bool) -> OnSample:
                 for source in open_data(recipe.data).sources
             }
             settings = (run, corpora, recipe.data.tokenizer, GenerationRecipe.model_validate({}))
-            writer.append(SampleWriter(*settings, writes=first))
+            padded = recipe.data.tail_pads > 0
+            writer.append(SampleWriter(*settings, padded=padded, writes=first))
         writer[0](step, model)
 
     return sample

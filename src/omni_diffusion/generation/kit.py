@@ -83,6 +83,7 @@ class Kit:
         template: the chat layout.
         demo: whether pictures and sounds go through the demo tokenizers.
         fingerprints: of the tokenizers that the checkpoint was trained with, as far as it says.
+        padded: whether every sample that the model was trained with had a pad behind it.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Kit:
         names: Names,
         fingerprints: Mapping[str, str] | None = None,
         device: str = "cpu",
+        padded: bool = True,
     ) -> None:
         """Gather tokenizers; all but the text tokenizer are loaded when they are first needed.
 
@@ -99,6 +101,7 @@ class Kit:
         """
         self.text, self.template = text, ChatTemplate(text)
         self.fingerprints = dict(fingerprints or {})
+        self.padded = padded
         self._check("text", text.fingerprint)
         known = [self.fingerprints.get(name, "") for name in ("image", "speech")]
         self.demo = names.image == DEMO or (names.image is None and any(map(is_demo, known)))
@@ -227,6 +230,7 @@ def load_checkpoint(
             if name in trained
         },
         device,
+        padded=about.get("tail_pads") != 0,
     )
     model = load_dream(folder, vocabulary=text.vocabulary, device=device, dtype=dtype).eval()
     return model, kit
@@ -241,7 +245,7 @@ def _text_tokenizer(folder: Path, name: str | None, about: Mapping[str, Any]) ->
     named = about.get("tokenizer")
     if not isinstance(named, str):
         raise WeightsError(
-            f"{folder}: holds no text tokenizer and names none; give --text NAME "
+            f"{folder}: holds no text tokenizer and names none; give --text-tokenizer NAME "
             "(`demo` for a model over the demo vocabulary)"
         )
     return TextTokenizer.from_pretrained(named)

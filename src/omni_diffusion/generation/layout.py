@@ -2,7 +2,7 @@
 
 An answer is laid out as in training. With the frame given, what is known of it stands already:
 
-    picture          <|begin_of_image|> 256 hidden <|end_of_image|> <|im_end|> newline
+    picture          <|begin_of_image|> 256 hidden <|end_of_image|> <|im_end|> newline <|endoftext|>
     speech           <|begin_of_audio|> hidden ...
     text             hidden ...
     text and speech  hidden ... <|begin_of_audio|> hidden ...   begin at a share of the length
@@ -10,6 +10,10 @@ An answer is laid out as in training. With the frame given, what is known of it 
 A hidden place of text may hold text, end of turn or end of text; one of speech a speech code, end
 of audio, end of turn, newline or end of text; one of a picture a picture code. In the first part of
 an answer (`no_end_before`) nothing that ends it may stand.
+
+In training every sample is followed by one pad or more. A picture's length is known, so its pad is
+given too: without one, a model that knows a picture by heart draws a tenth of its codes wrong. What
+is hidden behind texts and speech may become pads.
 """
 
 from __future__ import annotations
@@ -219,6 +223,7 @@ class _Answer:
 
     def __init__(self, kit: Kit) -> None:
         vocabulary = self.vocabulary = kit.template.vocabulary
+        self.pads = [vocabulary.end_of_text_id] if kit.padded else []
         self.newline = [int(i) for i in kit.text.encode("\n")]
         self.im_end, self.end_of_text = vocabulary.control_id(IM_END), vocabulary.end_of_text_id
         self.begin_of_audio = vocabulary.control_id("<|begin_of_audio|>")
@@ -247,7 +252,7 @@ class _Answer:
         if kind == "picture":
             footer = [self.end_of_image, self.im_end, *self.newline]
             if given:
-                ids = [self.begin_of_image, *[mask] * content, *footer]
+                ids = [self.begin_of_image, *[mask] * content, *footer, *self.pads]
                 return self._laid(ids, [self.picture] * len(ids), ())
             ids = [mask] * (1 + content + len(footer))
             return self._laid(ids, [self.framed_picture] * len(ids), ())

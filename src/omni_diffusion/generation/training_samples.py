@@ -46,6 +46,7 @@ class SampleWriter:
         tokenizer: str,
         recipe: GenerationRecipe,
         *,
+        padded: bool = True,
         writes: bool = True,
     ) -> None:
         """Settle what is asked.
@@ -56,6 +57,7 @@ class SampleWriter:
                 best), or None for its first samples. Two of each task are taken.
             tokenizer: text tokenizer of the corpora.
             recipe: how tasks are answered.
+            padded: whether samples are trained with a pad behind them.
             writes: whether this process writes.
 
         Raises:
@@ -67,7 +69,7 @@ class SampleWriter:
         prints: dict[str, str] = {}
         for corpus, _ in opened:
             prints |= corpus.manifest.fingerprints
-        self._kit = Kit(TextTokenizer.from_pretrained(tokenizer), Names(), prints)
+        self._kit = Kit(TextTokenizer.from_pretrained(tokenizer), Names(), prints, padded=padded)
         self._told = False
 
     @torch.no_grad()
