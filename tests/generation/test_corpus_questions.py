@@ -62,19 +62,17 @@ def test_a_question_is_the_conversation_without_its_answer(folder):
     assert len(spoken.ids) - spoken.answer_start == 1 + content + 2 + newline
 
 
-def first_batch(folder, tmp_path):
-    """All samples of the corpus, as a step of training has them."""
+def training_recipe(folder, tmp_path, held_out, **data):
+    """A training recipe over the corpus, one row a step."""
     recipe = tmp_path / "recipe.yaml"
-    data = {
+    data |= {
         "sources": {"asked": {"corpus": str(folder)}},
         "tokenizer": "demo",
-        "row_length": 2048,
         "rows_per_step": 1,
-        "evaluation": {"held_out": 0},
+        "evaluation": {"held_out": held_out},
     }
     recipe.write_text(json.dumps({"data": data}))
-    with Loader(*load_data(recipe)) as loader:
-        return loader.batch(0)
+    return recipe
 
 
 def test_a_picture_is_asked_for_in_the_very_row_that_training_shows(folder, tmp_path):
@@ -83,11 +81,12 @@ def test_a_picture_is_asked_for_in_the_very_row_that_training_shows(folder, tmp_
     row = question.prepared.request.ids.numpy().copy()
     hidden = row == TEXT.vocabulary.mask_id
     row[hidden] = TEXT.vocabulary.image_ids(question.picture)
-    batch = first_batch(folder, tmp_path)
+    with Loader(*load_data(training_recipe(folder, tmp_path, 0, row_length=2048))) as loader:
+        batch = loader.batch(0)  # all of the corpus
     of_picture = list(batch.samples.keys).index("a")
-    start = int(batch.samples.start[of_picture])
-    trained = batch.ids[batch.samples.row[of_picture], start : start + len(row)]
-    assert row.tolist() == trained.tolist()
+    start, length = batch.samples.start[of_picture], batch.samples.length[of_picture]
+    trained = batch.ids[batch.samples.row[of_picture], start : start + length]
+    assert row.tolist() == trained[: len(row)].tolist()
     assert row[-1] == TEXT.vocabulary.end_of_text_id  # the pad that every trained sample has
 
 
@@ -175,16 +174,7 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(options, message):
 
 
 def test_held_out_samples_are_those_that_training_never_sees(folder, tmp_path):
-    recipe = tmp_path / "recipe.yaml"
-    data = {
-        "sources": {"asked": {"corpus": str(folder)}},
-        "tokenizer": "demo",
-        "row_length": 1024,
-        "rows_per_step": 1,
-        "window_rows": 4,
-        "evaluation": {"held_out": 0.5},
-    }
-    recipe.write_text(json.dumps({"data": data}))
+    recipe = training_recipe(folder, tmp_path, 0.5, row_length=1024, window_rows=4)
     keys = keys_of(recipe, folder)
     assert 0 < len(keys) < 6 and set(keys) < set("abcdef")
     opened, _ = load_data(recipe)

@@ -223,9 +223,9 @@ class _Answer:
 
     def __init__(self, kit: Kit) -> None:
         vocabulary = self.vocabulary = kit.template.vocabulary
-        self.pads = [vocabulary.end_of_text_id] if kit.padded else []
         self.newline = [int(i) for i in kit.text.encode("\n")]
         self.im_end, self.end_of_text = vocabulary.control_id(IM_END), vocabulary.end_of_text_id
+        self.pads = [self.end_of_text] if kit.padded else []
         self.begin_of_audio = vocabulary.control_id("<|begin_of_audio|>")
         self.end_of_audio = vocabulary.control_id("<|end_of_audio|>")
         self.begin_of_image = vocabulary.control_id("<|begin_of_image|>")
